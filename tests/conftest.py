@@ -1,0 +1,55 @@
+"""What every test may rely on: no network, no file in the user's own cache, one thread, and files of the repository by `repository`."""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+import socket
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+os.environ.setdefault("MPLBACKEND", "Agg")
+# Tiny networks are faster on one thread, and their sums come out the same on every machine.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def repository() -> Path:
+    """The checkout that is being tested."""
+    return REPOSITORY
+
+
+@pytest.fixture(scope="session", autouse=True)
+def corpus_cache(request: pytest.FixtureRequest) -> Iterator[Path]:
+    """Where corpora are cached while testing, kept from one test run to the next, for subprocesses too."""
+    folder = Path(request.config.cache.mkdir("musictrain-corpora"))  # type: ignore[union-attr]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MUSICTRAIN_CACHE", str(folder))
+        yield folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_network() -> Iterator[None]:
+    """Any connection that would leave this machine is an error: musictrain works offline."""
+    connect = socket.socket.connect
+
+    def connect_on_this_machine(self: socket.socket, address: object) -> None:
+        if isinstance(address, tuple) and not _is_this_machine(str(address[0])):
+            raise AssertionError(f"A test tried to connect to {address!r}: musictrain works offline, and so do its tests.")
+        connect(self, address)  # type: ignore[arg-type]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(socket.socket, "connect", connect_on_this_machine)
+        yield
+
+
+def _is_this_machine(host: str) -> bool:
+    if host in {"", "localhost", socket.gethostname()}:
+        return True
+    try:
+        return ipaddress.ip_address(host.split("%")[0]).is_loopback
+    except ValueError:
+        return False
