@@ -1,0 +1,130 @@
+"""The run folder: one place that knows what each file in it is called."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from musictrain.runs.names import new_run_name
+from musictrain.runs.records import read_records
+
+BEST_METRIC = "val/loss"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Paths and contents of one run; the folder need not exist yet.
+
+    Args:
+        path: the folder itself, Lightning's ``trainer.log_dir``.
+    """
+
+    path: Path
+
+    @classmethod
+    def create(cls, runs_dir: str | Path, name: str) -> RunFolder:
+        """A new, empty folder under ``runs_dir`` (made if missing) with a fresh name built around ``name``.
+
+        Two processes that start in the same second get two folders: making a folder is exclusive, a taken name is drawn anew.
+
+        Raises:
+            OSError: if ``runs_dir`` cannot be written.
+            ValueError: if nothing of ``name`` can stand in a file name.
+        """
+        runs_dir = Path(runs_dir)
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        while True:
+            folder = runs_dir / new_run_name(name)
+            try:
+                folder.mkdir()
+            except FileExistsError:
+                continue
+            return cls(folder.resolve())
+
+    @property
+    def name(self) -> str:
+        """The folder's own name."""
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        """The fully resolved configuration."""
+        return self.path / "config.yaml"
+
+    @property
+    def environment(self) -> Path:
+        """Versions, git state, devices, seeds, fingerprints."""
+        return self.path / "env.json"
+
+    @property
+    def metrics(self) -> Path:
+        """One record per logged step: ``time`` (seconds since 1970), ``step``, ``epoch`` and the values."""
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        """One record per thing that happened: ``time``, ``event`` and its details."""
+        return self.path / "events.jsonl"
+
+    @property
+    def log(self) -> Path:
+        """What people read: messages, warnings, tracebacks."""
+        return self.path / "train.log"
+
+    @property
+    def tokenizer(self) -> Path:
+        """The tokenizer with its fingerprint."""
+        return self.path / "tokenizer.json"
+
+    @property
+    def checkpoints(self) -> Path:
+        """The folder of checkpoints."""
+        return self.path / "checkpoints"
+
+    @property
+    def samples(self) -> Path:
+        """The folder of generated pieces, one sub-folder per step."""
+        return self.path / "samples"
+
+    def samples_at(self, step: int) -> Path:
+        """The folder of the pieces generated after ``step`` optimizer steps."""
+        return self.samples / f"step_{step:06d}"
+
+    def is_run(self) -> bool:
+        """Whether a run has begun to write here."""
+        return self.config.is_file() or self.environment.is_file() or self.metrics.is_file()
+
+    def checkpoint(self, which: str) -> Path:
+        """The file of the ``best`` or ``last`` weights.
+
+        Raises:
+            FileNotFoundError: if this run has none; the message names what the run does have.
+        """
+        file = self.checkpoints / f"{which}.ckpt"
+        if not file.is_file():
+            present = sorted(path.name for path in self.checkpoints.glob("*.ckpt"))
+            raise FileNotFoundError(
+                f"Run {self.name} has no checkpoint {file.name!r}: "
+                + (f"its checkpoints are {', '.join(present)}." if present else "it has not saved any yet.")
+            )
+        return file
+
+    def best(self, metric: str = BEST_METRIC) -> tuple[float, int] | None:
+        """The lowest finite recorded value of ``metric`` and the step of it; None if the run recorded none."""
+        rows = [(number(row[metric]), int(row.get("step", 0))) for row in read_records(self.metrics) if metric in row]
+        finite = [row for row in rows if math.isfinite(row[0])]
+        return min(finite) if finite else None
+
+
+def number(value: Any) -> float:
+    """A recorded value as a float; nan for what is none.
+
+    >>> number("-Infinity"), number(None)
+    (-inf, nan)
+    """
+    try:
+        return float(value)
+    except (TypeError, ValueError):
+        return math.nan
