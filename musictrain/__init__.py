@@ -30,7 +30,7 @@ _HOMES = {
     "generate": "musictrain.generation",
 }
 
-__all__ = [
+__all__ = [  # noqa: RUF022  (in the order the data flows)
     "Notes",
     "load_corpus",
     "VoiceGrid",
@@ -40,7 +40,7 @@ __all__ = [
     "Recurrent",
     "MusicModule",
     "generate",
-]  # noqa: RUF022  (the order in which data flows)
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -1,0 +1,1 @@
+"""The doors: LightningCLI for training, and the commands that act on runs."""

@@ -1,0 +1,57 @@
+"""``--config chorales``: the recipes that come with musictrain, found by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from musictrain.cli.exits import UsageError
+from musictrain.suggestions import did_you_mean
+
+PACKAGE = Path(__file__).parent.parent
+
+
+def recipes() -> dict[str, Path]:
+    """The shipped recipes by name: beside the package in a checkout, inside it in a wheel."""
+    for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
+        found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
+        if found:
+            return found
+    return {}
+
+
+def find_config(text: str) -> Path:
+    """The file that ``--config`` names: a path, or the name of a shipped recipe.
+
+    Raises:
+        UsageError: if there is neither, with the nearest recipe and the list of all.
+    """
+    path, shipped = Path(text).expanduser(), recipes()
+    if path.is_file():
+        return path
+    if text in shipped:
+        return shipped[text]
+    hint = f"{did_you_mean(path.stem, shipped)} Recipes: {', '.join(shipped)}.".strip()
+    raise UsageError(f"No configuration file and no recipe {text!r}. {hint}")
+
+
+def with_recipes(arguments: list[str]) -> list[str]:
+    """The command line with every ``--config NAME`` turned into the path of a file.
+
+    Raises:
+        UsageError: for a name that is neither a file nor a recipe.
+    """
+    resolved: list[str] = []
+    for position, word in enumerate(arguments):
+        option, equals, value = word.partition("=")
+        if equals and option in ("--config", "-c"):
+            resolved.append(f"{option}={_resolve(value)}")
+        elif position and arguments[position - 1] in ("--config", "-c"):
+            resolved.append(_resolve(word))
+        else:
+            resolved.append(word)
+    return resolved
+
+
+def _resolve(text: str) -> str:
+    # LightningCLI also takes the content of a configuration in place of a file.
+    return text if "\n" in text or text.lstrip().startswith("{") else str(find_config(text))
