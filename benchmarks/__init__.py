@@ -1,0 +1,1 @@
+"""Measurements of musictrain on this machine; each writes its result to ``benchmarks/results/`` for the README to quote."""
