@@ -1,0 +1,6 @@
+"""Networks: plain ``nn.Module``s that turn tokens (batch, time) into logits (batch, time, vocab), and nothing else."""
+
+from musictrain.models.decoder import Decoder
+from musictrain.models.recurrent import Recurrent
+
+__all__ = ["Decoder", "Recurrent"]

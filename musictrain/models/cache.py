@@ -1,0 +1,68 @@
+"""What a network remembers between two calls while it generates, so that each new token costs one step and not the whole past."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+
+class ContextFullError(ValueError):
+    """More tokens were fed than the cache, or the network, can look back on."""
+
+
+class KeyValueCache:
+    """The keys and values of every attention layer for the tokens fed so far, in memory taken once.
+
+    Args:
+        num_layers, batch_size, num_heads, head_dim: the shape of what is kept.
+        capacity: how many tokens it can hold.
+        device, dtype: where, and in which precision.
+    """
+
+    def __init__(
+        self,
+        *,
+        num_layers: int,
+        batch_size: int,
+        num_heads: int,
+        capacity: int,
+        head_dim: int,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
+        shape = (num_layers, batch_size, num_heads, capacity, head_dim)
+        self.keys = torch.zeros(shape, device=device, dtype=dtype)
+        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        self.batch_size = batch_size
+        self.capacity = capacity
+        self.length = 0
+        """Tokens held; the position of the next one."""
+
+    def require(self, batch_size: int, num_tokens: int) -> None:
+        """Refuses, before anything is computed, tokens that do not fit.
+
+        Raises:
+            ContextFullError: if ``num_tokens`` more do not fit.
+            ValueError: if the cache was started for another batch size.
+        """
+        if batch_size != self.batch_size:
+            raise ValueError(f"Got {batch_size} sequences, but this cache was started for {self.batch_size}: start one of that batch size.")
+        if self.length + num_tokens > self.capacity:
+            raise ContextFullError(
+                f"The cache holds {self.length} of at most {self.capacity} tokens and got {num_tokens} more. "
+                "Start a new cache from the most recent tokens, as musictrain.generation.generate does."
+            )
+
+    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes one layer's new keys and values (batch, heads, new, head_dim) behind the old ones and returns all of them.
+
+        ``length`` moves when every layer has written: see ``advance``.
+        """
+        stop = self.length + keys.shape[2]
+        self.keys[layer, :, :, self.length : stop] = keys
+        self.values[layer, :, :, self.length : stop] = values
+        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+
+    def advance(self, num_tokens: int) -> None:
+        """Counts the tokens that every layer has written."""
+        self.length += num_tokens
