@@ -1,0 +1,241 @@
+"""MusicModule: trains any network that maps tokens to the logits of the next one."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import math
+import os
+import sys
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+import lightning
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from musictrain.contract import agreed_pad_id, check_token_range, check_vocabulary, network_vocab_size, tokens_of
+from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
+from musictrain.optim import AdamW, Schedule, WarmupCosine, describe_groups, parameter_groups
+from musictrain.running_sums import LikelihoodSums, TrainingSums
+
+log = logging.getLogger(__name__)
+
+SUMS_KEY = "musictrain_training_sums"
+
+
+class MusicModule(lightning.LightningModule):
+    """Next-token training of any network with the contract tokens (batch, time) int64 -> logits (batch, time, vocab).
+
+    A batch is an int64 tensor (batch, time + 1), or a mapping that holds one as ``tokens`` and may hold ``notes`` and ``beats``, (batch,):
+    how many notes and beats each row stands for. The network reads all tokens but the last and predicts all but the first.
+
+    Logged in nats, padding never counted, summed on the device and over all ranks, every ``trainer.log_every_n_steps`` optimizer steps:
+    ``train/loss`` per token since the last line, without smoothing and z-loss; ``train/lr``; ``train/gradient_norm`` of that step before
+    clipping; ``train/tokens_per_second`` since the last line, validation time left out; ``train/tokens`` since the run began. After a
+    validation ``val/loss`` per token, and if the batches tell notes and beats, ``val/nats_per_note`` and ``val/bits_per_beat``; the same as
+    ``test/`` after a test. These means are over all tokens, notes or beats of the set, not over pieces; nan if there are none.
+
+    Before each training batch torch's random numbers are seeded from (seed, number of the batch, rank): a resumed run draws what the
+    uninterrupted one would have drawn, whatever validation drew in between. The seed is the data module's ``seed``, else that of
+    ``seed_everything``, else 0.
+
+    Args:
+        network: the module to train; ``vocab_size``, if it has one, is the width of its logits.
+        optimizer: makes an optimizer from parameter groups. Learning rate and weight decay are the optimizer's own arguments; norms,
+            biases and embeddings never decay.
+        schedule: factor on the learning rate for each step; where it leaves ``total_steps`` open, the trainer's limits fill it in.
+        label_smoothing: share of a target's probability spread over the vocabulary, in [0, 1].
+        z_loss: weight of the squared log-partition; 1e-4 is usual.
+        pad_id: the token that never counts; None takes it from the data module's tokenizer, and without one every token counts.
+        compile: whether to compile the network, in place: the names in its state do not change.
+
+    Raises:
+        ValueError: when a run starts: if vocabulary or padding differ from the data module's, the network breaks the contract, or the
+            schedule needs the number of steps and the trainer has no limit.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        optimizer: Callable[[Iterable], Optimizer] = AdamW,
+        schedule: Schedule = WarmupCosine(),  # noqa: B008  (frozen)
+        label_smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        pad_id: int | None = None,
+        compile: bool = False,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters(ignore=["network", "optimizer", "schedule"])
+        self.network = network
+        self.optimizer_factory = optimizer
+        self.schedule = schedule
+        self.label_smoothing = label_smoothing
+        self.z_loss = z_loss
+        self.pad_id = pad_id
+        self.compile_network = compile
+        self._seed = 0
+        self._pad_id = pad_id
+        self._unchecked_width: int | None = None
+        self._training_sums = TrainingSums()
+        self._likelihood = LikelihoodSums(torch.device("cpu"))
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Logits (batch, time, vocab) for tokens (batch, time)."""
+        return self.network(tokens)
+
+    # Setting up: refuse what cannot work before anything is computed.
+
+    def setup(self, stage: str) -> None:
+        datamodule = getattr(self.trainer, "datamodule", None)
+        self._seed = _run_seed(datamodule)
+        self._pad_id = agreed_pad_id(self.pad_id, datamodule)
+        self._unchecked_width = network_vocab_size(self.network)
+        check_vocabulary(self.network, self._unchecked_width, getattr(datamodule, "vocab_size", None))
+        if stage == "fit":
+            self._training_sums = TrainingSums()
+            if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
+                raise ValueError(_no_limit(self.schedule))
+        if self.compile_network:
+            self.network.compile()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.optimizer_factory(parameter_groups(self.network))
+        log.info("%s optimizes\n%s", type(optimizer).__name__, describe_groups(optimizer.param_groups))
+        # No schedule's first factor depends on where it ends, which is not known before the loaders are there.
+        self._schedule_of_run = self.schedule.over(sys.maxsize)
+        # A function, since LambdaLR saves every other callable and would give a resumed run the length of the interrupted one.
+        scheduler = LambdaLR(optimizer, lambda step: self._schedule_of_run(step))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_start(self) -> None:
+        if self.schedule.needs_total_steps:
+            total_steps = steps_of_run(self.trainer)
+            if total_steps is None:
+                raise ValueError(_no_limit(self.schedule))
+            self._schedule_of_run = self.schedule.over(total_steps)
+        self._training_sums.start(self.device)
+
+    # One step.
+
+    def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
+        seed_torch(self.device, self._seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        result = self._loss_of(batch, self.label_smoothing, self.z_loss)
+        self._training_sums.add(result.nll_sum, result.num_tokens)
+        return result.loss
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        result = self._loss_of(batch)
+        self._likelihood.add(result.nll_sum, result.num_tokens, batch)
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        self.validation_step(batch, batch_idx)
+
+    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        """The batch's own entries beside its tokens, and ``nll``: nats of every predicted token, (batch, time), nan for padding."""
+        tokens = self._tokens_of(batch)
+        nll = token_nll(self(tokens[:, :-1]), tokens[:, 1:], pad_id=self._pad_id)
+        entries = batch if isinstance(batch, Mapping) else {}
+        return {**entries, "tokens": tokens, "nll": nll}
+
+    def _loss_of(self, batch: Any, label_smoothing: float = 0.0, z_loss: float = 0.0) -> NextTokenLoss:
+        tokens = self._tokens_of(batch)
+        logits = self(tokens[:, :-1])
+        return next_token_loss(logits, tokens[:, 1:], pad_id=self._pad_id, label_smoothing=label_smoothing, z_loss=z_loss)
+
+    def _tokens_of(self, batch: Any) -> Tensor:
+        """The batch's tokens (batch, time + 1); only those of the first batch are held against the vocabulary, which waits for them."""
+        tokens = tokens_of(batch)
+        if self._unchecked_width is not None:
+            check_token_range(tokens, self._unchecked_width)
+            self._unchecked_width = None
+        return tokens
+
+    # Logging: what is summed on the device is read once every few steps.
+
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        # Here, and not after the step: the whole accumulation window is in the sums, nothing is clipped yet, and a checkpoint saved
+        # after this step holds sums that are already flushed.
+        every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if not every or (self.global_step + 1) % every:
+            return
+        values: dict[str, Any] = {**self._training_sums.flush(self._sum_over_ranks, self.trainer.world_size)}
+        self.log("train/loss", values.pop("loss"), prog_bar=True)
+        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+        norm = torch.nn.utils.get_total_norm(gradients)
+        values |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": getattr(norm, "full_tensor", lambda: norm)()}
+        self.log_dict({f"train/{name}": value for name, value in values.items()})
+
+    def on_validation_epoch_start(self) -> None:
+        self._likelihood = LikelihoodSums(self.device)
+
+    def on_test_epoch_start(self) -> None:
+        self._likelihood = LikelihoodSums(self.device)
+
+    def on_validation_epoch_end(self) -> None:
+        self._log_likelihood("val")
+
+    def on_test_epoch_end(self) -> None:
+        self._log_likelihood("test")
+
+    def _log_likelihood(self, prefix: str) -> None:
+        means = self._likelihood.means(self._sum_over_ranks)
+        # The values are the same on every rank already; without sync_dist Lightning warns that they might not be.
+        self.log_dict({f"{prefix}/{name}": value for name, value in means.items()}, sync_dist=True)
+
+    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
+        return self.trainer.strategy.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
+
+    def on_validation_start(self) -> None:
+        self._training_sums.pause()
+
+    def on_validation_end(self) -> None:
+        self._training_sums.start(self.device)
+
+    # What a checkpoint holds besides the weights.
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        checkpoint[SUMS_KEY] = self._training_sums.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        if SUMS_KEY in checkpoint:
+            self._training_sums.load_state_dict(checkpoint[SUMS_KEY])
+
+
+def seed_torch(device: torch.device, seed: int, number: int, rank: int) -> None:
+    """Seed torch's generators for batch ``number`` on one rank, unlike any other batch's or rank's."""
+    digest = hashlib.blake2b(f"{seed},{number},{rank}".encode(), digest_size=8).digest()
+    mixed = int.from_bytes(digest, "little")
+    if device.type == "cpu":
+        # torch.manual_seed also writes a traceback for devices that may come up later: 140 microseconds against 1.
+        torch.default_generator.manual_seed(mixed)
+    else:
+        torch.manual_seed(mixed)
+
+
+def steps_of_run(trainer: lightning.Trainer) -> int | None:
+    """Optimizer steps until the trainer stops by ``max_steps`` or ``max_epochs``; None without a limit. The loaders must be there.
+
+    Not ``trainer.estimated_stepping_batches``: asked for in ``configure_optimizers`` it makes the loaders before the checkpoint is
+    read, and what the checkpoint knew of their position is discarded in silence.
+    """
+    limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
+        limits.append(math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+    return min(limits, default=None)
+
+
+def _no_limit(schedule: Schedule) -> str:
+    return (
+        f"{type(schedule).__name__} needs the number of optimizer steps, and this trainer has none: neither max_steps, nor max_epochs "
+        "over a loader of known length. Set trainer.max_steps or the schedule's total_steps, or take InverseSquareRoot or Constant."
+    )
+
+
+def _run_seed(datamodule: Any) -> int:
+    seed = getattr(datamodule, "seed", None)
+    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else int(seed)
