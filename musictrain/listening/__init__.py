@@ -1,0 +1,7 @@
+"""Notes to hear and to see, without a sound font and without a synthesiser to install."""
+
+from musictrain.listening.pianoroll import draw_pianoroll
+from musictrain.listening.sample_files import write_sample
+from musictrain.listening.synthesis import SAMPLE_RATE, seconds_at, synthesise, write_wav
+
+__all__ = ["SAMPLE_RATE", "draw_pianoroll", "seconds_at", "synthesise", "write_sample", "write_wav"]
