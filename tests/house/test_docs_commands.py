@@ -20,7 +20,7 @@ from musictrain.cli.recipes import recipes
 REPOSITORY = Path(__file__).resolve().parents[2]
 OF_LIGHTNING = {"fit", "validate", "test", "predict"}
 MAKE_VARIABLES = {"ARGS", "PYTHON", "VENV", "BENCHMARKS"}
-PROGRAM = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(make|musictrain|python -m musictrain|python -m benchmarks\.\w+)\b(.*)$")
+PROGRAM = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(make|musictrain|python -m musictrain|python -m benchmarks\.\w+)(?=\s|$)(.*)$")
 
 
 def commands_of(text: str) -> list[list[str]]:

@@ -9,8 +9,6 @@ from pathlib import Path
 
 import pytest
 
-pytestmark = pytest.mark.slow
-
 
 def run(*words: str, folder: Path, **environment: str) -> str:
     """What a command prints; its complaints if it fails."""
