@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 MOST_LINES_OF_A_FUNCTION = 70
-MOST_LINES_OF_A_FILE = 420
+MOST_LINES_OF_A_FILE = {"tests": 600}  # a room's laws may stand together
+MOST_LINES_OF_ANOTHER_FILE = 420
 NAMES_THAT_SAY_NOTHING = {"utils", "util", "core", "common", "helpers", "helper", "manager", "misc"}
 TEXT_FILES = {".py", ".md", ".toml", ".yaml", ".yml", ".txt", ".ipynb", ".json", ".html", ".js", ""}
 NOT_OURS = {"build", "dist", "runs", "listen", "lightning_logs", "wandb", "__pycache__"}
@@ -50,10 +51,11 @@ def test_functions_are_short(python_files: list[Path]) -> None:
     assert list(long_functions("def f():\n" + "    x = 1\n" * MOST_LINES_OF_A_FUNCTION)) == [("f", MOST_LINES_OF_A_FUNCTION + 1)]
 
 
-def test_files_are_about_one_idea(python_files: list[Path]) -> None:
-    lengths = {path.name: len(path.read_text(encoding="utf-8").splitlines()) for path in python_files}
+def test_files_are_about_one_idea(python_files: list[Path], repository: Path) -> None:
+    lengths = {path.relative_to(repository): len(path.read_text(encoding="utf-8").splitlines()) for path in python_files}
+    most = {path: MOST_LINES_OF_A_FILE.get(path.parts[0], MOST_LINES_OF_ANOTHER_FILE) for path in lengths}
     assert len(lengths) > 5
-    assert {name: lines for name, lines in lengths.items() if lines > MOST_LINES_OF_A_FILE} == {}
+    assert {str(path): lines for path, lines in lengths.items() if lines > most[path]} == {}
 
 
 def test_names_name_the_idea(repository: Path) -> None:
