@@ -12,11 +12,12 @@ from typing import Any
 
 import lightning
 import torch
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from musictrain.contract import agreed_pad_id, check_token_range, check_vocabulary, network_vocab_size, tokens_of
+from musictrain.contract import agreed_pad_id, check_context, check_token_range, check_vocabulary, network_vocab_size, tokens_of
 from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
 from musictrain.optim import AdamW, Schedule, WarmupCosine, describe_groups, parameter_groups
 from musictrain.running_sums import LikelihoodSums, TrainingSums
@@ -38,9 +39,9 @@ class MusicModule(lightning.LightningModule):
     validation ``val/loss`` per token, and if the batches tell notes and beats, ``val/nats_per_note`` and ``val/bits_per_beat``; the same as
     ``test/`` after a test. These means are over all tokens, notes or beats of the set, not over pieces; nan if there are none.
 
-    Before each training batch torch's random numbers are seeded from (seed, number of the batch, rank): a resumed run draws what the
-    uninterrupted one would have drawn, whatever validation drew in between. The seed is the data module's ``seed``, else that of
-    ``seed_everything``, else 0.
+    Before each training batch torch's random numbers, and torch's alone, are seeded from (seed, number of the batch, share of the data this
+    rank reads): a resumed run draws what the uninterrupted one would have drawn, whatever validation drew in between. The seed is the data
+    module's ``seed``, else that of ``seed_everything``, else 0.
 
     Args:
         network: the module to train; ``vocab_size``, if it has one, is the width of its logits.
@@ -53,8 +54,8 @@ class MusicModule(lightning.LightningModule):
         compile: whether to compile the network, in place: the names in its state do not change.
 
     Raises:
-        ValueError: when a run starts: if vocabulary or padding differ from the data module's, the network breaks the contract, or the
-            schedule needs the number of steps and the trainer has no limit.
+        ValueError: when a run starts: if vocabulary, window or padding do not fit the data module's, the network breaks the contract, or
+            the schedule needs the number of steps and the trainer has no limit.
     """
 
     def __init__(
@@ -68,7 +69,8 @@ class MusicModule(lightning.LightningModule):
         compile: bool = False,
     ) -> None:
         super().__init__()
-        self.save_hyperparameters(ignore=["network", "optimizer", "schedule"])
+        # Built from a configuration, the checkpoint keeps it whole, as plain values; objects given in Python are left out.
+        self.save_hyperparameters(ignore=[] if _given_hyperparameters.get() else ["network", "optimizer", "schedule"])
         self.network = network
         self.optimizer_factory = optimizer
         self.schedule = schedule
@@ -94,6 +96,7 @@ class MusicModule(lightning.LightningModule):
         self._pad_id = agreed_pad_id(self.pad_id, datamodule)
         self._unchecked_width = network_vocab_size(self.network)
         check_vocabulary(self.network, self._unchecked_width, getattr(datamodule, "vocab_size", None))
+        check_context(self.network, getattr(datamodule, "window", None))
         if stage == "fit":
             self._training_sums = TrainingSums()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
@@ -121,7 +124,7 @@ class MusicModule(lightning.LightningModule):
     # One step.
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        seed_torch(self.device, self._seed, self.trainer.fit_loop.total_batch_idx, self.global_rank)
+        seed_torch(self.device, self._seed, self.trainer.fit_loop.total_batch_idx, self._shard[0])
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         result = self._loss_of(batch, self.label_smoothing, self.z_loss)
@@ -163,7 +166,7 @@ class MusicModule(lightning.LightningModule):
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
         if not every or (self.global_step + 1) % every:
             return
-        values: dict[str, Any] = {**self._training_sums.flush(self._sum_over_ranks, self.trainer.world_size)}
+        values: dict[str, Any] = {**self._training_sums.flush(self._sum_over_ranks, self._shard[1])}
         self.log("train/loss", values.pop("loss"), prog_bar=True)
         gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
@@ -187,8 +190,16 @@ class MusicModule(lightning.LightningModule):
         # The values are the same on every rank already; without sync_dist Lightning warns that they might not be.
         self.log_dict({f"{prefix}/{name}": value for name, value in means.items()}, sync_dist=True)
 
+    @property
+    def _shard(self) -> tuple[int, int]:
+        """Which share of the data this rank reads, of how many: fewer than ranks where several read the same, as in tensor parallelism."""
+        deal = self.trainer.distributed_sampler_kwargs or {}
+        return deal.get("rank", 0), deal.get("num_replicas", 1)
+
     def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
-        return self.trainer.strategy.reduce(tensor, reduce_op="sum")  # type: ignore[return-value]
+        """The sum over the data, every share of it counted once."""
+        total = self.trainer.strategy.reduce(tensor, reduce_op="sum")
+        return total * (self._shard[1] / self.trainer.world_size)
 
     def on_validation_start(self) -> None:
         self._training_sums.pause()
@@ -206,9 +217,9 @@ class MusicModule(lightning.LightningModule):
             self._training_sums.load_state_dict(checkpoint[SUMS_KEY])
 
 
-def seed_torch(device: torch.device, seed: int, number: int, rank: int) -> None:
-    """Seed torch's generators for batch ``number`` on one rank, unlike any other batch's or rank's."""
-    digest = hashlib.blake2b(f"{seed},{number},{rank}".encode(), digest_size=8).digest()
+def seed_torch(device: torch.device, seed: int, number: int, share: int) -> None:
+    """Seed torch's generators for one share of batch ``number``, unlike for any other."""
+    digest = hashlib.blake2b(f"{seed},{number},{share}".encode(), digest_size=8).digest()
     mixed = int.from_bytes(digest, "little")
     if device.type == "cpu":
         # torch.manual_seed also writes a traceback for devices that may come up later: 140 microseconds against 1.

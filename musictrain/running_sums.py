@@ -47,10 +47,10 @@ class TrainingSums:
         """Add one batch; both are scalars, and nothing waits for them."""
         self._sums += torch.stack((nll_sum, num_tokens)).to(self._sums)
 
-    def flush(self, reduce: Reduce, world_size: int) -> dict[str, float]:
+    def flush(self, reduce: Reduce, num_shares: int) -> dict[str, float]:
         """``loss`` (nats per token), ``tokens_per_second`` and ``tokens`` so far of the whole run; the sums begin again at zero.
 
-        The seconds are the mean over the ranks. Without a token the loss is nan.
+        The seconds are the mean over the ``num_shares`` sums that ``reduce`` adds up. Without a token the loss is nan.
         """
         now = time.perf_counter()
         local = torch.cat((self._sums, self._sums.new_tensor([self._elapsed(now)])))
@@ -58,7 +58,7 @@ class TrainingSums:
         self._sums.zero_()
         self._seconds, self._started = 0.0, now
         self.tokens_before += round(tokens)
-        rate = tokens * world_size / all_seconds if all_seconds else math.nan
+        rate = tokens * num_shares / all_seconds if all_seconds else math.nan
         return {"loss": _ratio(nll, tokens), "tokens_per_second": rate, "tokens": float(self.tokens_before)}
 
     def state_dict(self) -> dict[str, float]:
