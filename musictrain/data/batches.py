@@ -1,0 +1,173 @@
+"""Batch number k as a pure function of (seed, k): which windows, in which order, transposed by how much.
+
+Nothing here remembers a position. Resuming, replaying one step and feeding several ranks all come down to asking for a number again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from musictrain.data.packed_windows import PackedWindows
+from musictrain.data.piece_windows import PieceWindows
+from musictrain.data.shuffling import Purpose, permutation, uniforms
+from musictrain.data.token_store import TokenStore
+from musictrain.data.tokenizers.protocol import TokenIds, Tokenizer
+from musictrain.data.transposition import Transposer
+from musictrain.data.windows import Row, Windows, recall
+
+Batch = dict[str, Any]
+
+
+class NumberedBatches(Protocol):
+    """Batches that can be asked for by number."""
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+
+    def batch(self, number: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """The rows ``rank``, ``rank + world_size``, ... of a batch as tensors.
+
+        - ``tokens`` int64 (rows, window + 1): all but the first are targets, unless they are padding
+        - ``piece`` int64 (rows,): the store's number of the piece a row begins in; -1 for a row of nothing but padding
+        - ``start`` int64 (rows,): how many tokens into that piece the row begins
+        - ``transpose`` int64 (rows,): semitones the row was moved by
+        - ``notes``, ``beats`` float32 (rows,): what the row's targets amount to
+        - ``number``: the batch number, an int
+
+        Raises:
+            ValueError: if the rows of a batch cannot be dealt out evenly to ``world_size`` ranks.
+        """
+
+
+@dataclass(frozen=True, eq=False)
+class BatchPlan:
+    """The training batches, without end: batch k + 1 goes on where batch k stopped, from one epoch into the next.
+
+    Window number n of the whole training is window ``n % num_windows`` of a permutation drawn for epoch ``n // num_windows``, and batch k
+    holds the numbers from ``k * batch_size``. So an epoch leaves out and repeats nothing, whatever the batch size, and a corpus of fewer
+    windows than a batch has rows can be trained on too.
+
+    Args:
+        windows: how pieces are cut, see ``PackedWindows`` and ``PieceWindows``.
+        batch_size: rows of a batch, over all ranks together.
+        seed: of the order and of the transposition.
+        pad_id: the tokenizer's padding.
+        transposer: moves each row by a shift that keeps it inside the vocabulary; None leaves the music as it is.
+    """
+
+    windows: Windows
+    batch_size: int
+    seed: int
+    pad_id: int
+    transposer: Transposer | None = None
+    _permutations: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
+
+    @classmethod
+    def of(
+        cls,
+        store: TokenStore,
+        tokenizer: Tokenizer,
+        *,
+        window: int,
+        batch_size: int,
+        seed: int = 0,
+        packing: bool = True,
+        transpose: tuple[int, int] = (0, 0),
+        transpose_within: str = "vocabulary",
+        pieces: NDArray[np.int64] | None = None,
+    ) -> BatchPlan:
+        """The plan over a store's training pieces.
+
+        Args:
+            store: where the tokens are.
+            tokenizer: the one they were made with.
+            window: targets of a row, a multiple of the tokenizer's ``tokens_per_step``.
+            batch_size: rows of a batch.
+            seed: of everything that is drawn.
+            packing: rows without padding that may hold several pieces, or rows of one piece each.
+            transpose: lowest and highest shift in semitones.
+            transpose_within: ``vocabulary``, or ``corpus``: only tokens that occur in these pieces as they are (where a tokenizer has
+                tokens for each voice, each voice then stays within its own range).
+            pieces: numbers of the pieces to train on; None means the store's training split.
+
+        Raises:
+            ValueError: if there is no piece, or the window is too long for them.
+        """
+        pieces = store.pieces("train") if pieces is None else np.asarray(pieces, np.int64)
+        if not len(pieces):
+            raise ValueError(f"No training piece is left of {len(store)}: train on more music, or give `splits` a larger first share.")
+        way = PackedWindows if packing else PieceWindows
+        windows = way(store, pieces, window, tokenizer.tokens_per_step, seed)
+        transposer = None
+        if tuple(transpose) != (0, 0):
+            known = known_tokens(store, pieces, tokenizer.vocab_size) if transpose_within == "corpus" else None
+            transposer = Transposer.of(tokenizer, *transpose, known=known)
+        return cls(windows, batch_size, seed, tokenizer.pad_id, transposer)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches that hold one epoch; the last of them may already begin the next."""
+        return -(-self.windows.num_windows // self.batch_size)
+
+    def batch(self, number: int, rank: int = 0, world_size: int = 1) -> Batch:
+        """Batch ``number``, from 0: see ``NumberedBatches``."""
+        mine = rows_of_rank(self.batch_size, rank, world_size)
+        tokens = np.full((len(mine), self.windows.window + 1), self.pad_id, np.int64)
+        rows = [self._fill(number * self.batch_size + row, out) for row, out in zip(mine, tokens, strict=True)]
+        semitones = np.zeros(len(mine), np.int64)
+        if self.transposer is not None:
+            # Drawn for the whole batch, then dealt out: a row's shift must not depend on how many ranks there are.
+            chance = uniforms(self.batch_size, Purpose.TRANSPOSITION, self.seed, number)[mine.start :: mine.step]
+            drawn = self.transposer.draw(self.transposer.allowed(tokens), chance)
+            tokens, semitones = self.transposer.apply(tokens, drawn), self.transposer.semitones(drawn)
+        return as_tensors(number, tokens, rows, semitones)
+
+    def _fill(self, window: int, out: TokenIds) -> Row:
+        epoch, index = divmod(window, self.windows.num_windows)
+        return self.windows.fill(epoch, int(recall(self._permutations, epoch, self._draw)[index]), out)
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        return permutation(self.windows.num_windows, Purpose.WINDOWS, self.seed, epoch)
+
+
+def known_tokens(store: TokenStore, pieces: NDArray[np.int64], vocab_size: int) -> NDArray[np.bool_]:
+    """Which tokens occur in these pieces, (vocab,)."""
+    known = np.zeros(vocab_size, np.bool_)
+    for piece in pieces.tolist():
+        known[store.piece(piece)] = True
+    return known
+
+
+def rows_of_rank(batch_size: int, rank: int, world_size: int) -> range:
+    """Rows ``rank``, ``rank + world_size``, ... of a batch.
+
+    Raises:
+        ValueError: if the rows do not divide by the ranks.
+    """
+    if batch_size % world_size:
+        raise ValueError(
+            f"A batch of {batch_size} rows cannot be dealt out to {world_size} ranks: batch_size counts the rows of all ranks together."
+            f" Use a multiple of {world_size}, such as {-(-batch_size // world_size) * world_size}."
+        )
+    return range(rank, batch_size, world_size)
+
+
+def as_tensors(number: int, tokens: TokenIds, rows: Sequence[Row], semitones: NDArray[np.int64]) -> Batch:
+    """The batch that ``NumberedBatches`` describes."""
+    columns = list(zip(*rows, strict=True)) or [(), (), (), ()]
+    return {
+        "tokens": torch.from_numpy(tokens),
+        "piece": torch.tensor(columns[0], dtype=torch.int64),
+        "start": torch.tensor(columns[1], dtype=torch.int64),
+        "transpose": torch.from_numpy(semitones),
+        "notes": torch.tensor(columns[2], dtype=torch.float32),
+        "beats": torch.tensor(columns[3], dtype=torch.float32),
+        "number": number,
+    }

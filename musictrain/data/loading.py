@@ -1,0 +1,99 @@
+"""Numbered batches as a torch DataLoader: the numbers travel through the sampler, so that workers hold no position."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+from torch.utils.data.distributed import DistributedSampler
+
+from musictrain.data.batches import Batch, NumberedBatches
+
+
+class RankBatches(Dataset[Batch]):
+    """One rank's rows of numbered batches: item k is batch k.
+
+    Args:
+        plan: the batches.
+        rank: whose rows, among the ranks that see different data.
+        world_size: how many such ranks there are.
+
+    Raises:
+        ValueError: if the rows of a batch cannot be dealt out evenly.
+    """
+
+    def __init__(self, plan: NumberedBatches, rank: int = 0, world_size: int = 1) -> None:
+        self.plan, self.rank, self.world_size = plan, rank, world_size
+
+    def __len__(self) -> int:
+        return self.plan.num_batches
+
+    def __getitem__(self, number: int) -> Batch:
+        return self.plan.batch(number, self.rank, self.world_size)
+
+
+class BatchNumbers(DistributedSampler[int]):
+    """An epoch's batch numbers, from where training stands.
+
+    Every rank gets the same numbers, since the batches themselves are dealt out. It is a DistributedSampler for one reason: Lightning
+    leaves those as they are and would wrap any other, and then ranks would train on rows of different batches.
+
+    Args:
+        num_batches: numbers in an epoch.
+        first: asked for the first number whenever an epoch begins; None means 0.
+    """
+
+    def __init__(self, num_batches: int, first: Callable[[], int] | None = None) -> None:
+        self.num_batches, self.first = num_batches, first
+
+    def __iter__(self) -> Iterator[int]:
+        start = self.first() if self.first else 0
+        return iter(range(start, start + self.num_batches))
+
+    def __len__(self) -> int:
+        return self.num_batches
+
+
+class BatchLoader(DataLoader[Batch]):
+    """A DataLoader that keeps no state: its sampler asks where to begin. Lightning takes it as resumable, which it is."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """Nothing: the position is the data module's."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Nothing to do."""
+
+
+def batch_loader(
+    plan: NumberedBatches,
+    *,
+    first: Callable[[], int] | None = None,
+    rank: int = 0,
+    world_size: int = 1,
+    num_workers: int = 0,
+) -> BatchLoader:
+    """A loader of whole batches.
+
+    Args:
+        plan: the batches.
+        first: the number each epoch begins with; None means 0.
+        rank: whose rows.
+        world_size: ranks the rows are dealt out to.
+        num_workers: processes that prepare batches ahead; they live as long as the loader.
+
+    Raises:
+        ValueError: if the rows of a batch cannot be dealt out evenly.
+    """
+    return BatchLoader(
+        RankBatches(plan, rank, world_size),
+        batch_size=None,
+        sampler=BatchNumbers(plan.num_batches, first),
+        num_workers=num_workers,
+        persistent_workers=num_workers > 0,
+        pin_memory=torch.cuda.is_available(),
+        # Of its own: a loader otherwise draws from torch's generator at the start of each epoch, and a resumed run would draw once more.
+        generator=torch.Generator(),
+    )

@@ -1,0 +1,93 @@
+"""Windows of one piece each; what is missing at a piece's end is padding.
+
+Each target is trained on exactly once an epoch, and each piece's start is a window's start in every epoch. A piece longer than a window is
+cut at a phase drawn for each epoch, by shortening its first window; it gets as many windows as leave that phase at least a quarter of a
+window to vary in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musictrain.data.shuffling import Purpose, uniforms
+from musictrain.data.token_store import TokenStore
+from musictrain.data.tokenizers.protocol import TokenIds
+from musictrain.data.windows import Row, fill_from_piece, recall
+
+
+@dataclass(frozen=True, eq=False)
+class PieceWindows:
+    """Windows of one piece each, padded at its end.
+
+    Args:
+        store: where the tokens are.
+        pieces: numbers of the pieces to train on.
+        window: targets of a window at most.
+        tokens_per_step: of the tokenizer.
+        seed: of the phases.
+
+    Raises:
+        ValueError: if the window is longer than every piece.
+    """
+
+    store: TokenStore
+    pieces: NDArray[np.int64]
+    window: int
+    tokens_per_step: int
+    seed: int
+    _phases: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        longest = int(self.store.length[self.pieces].max(initial=0))
+        if self.window > longest:
+            raise ValueError(
+                f"A window of {self.window} tokens is longer than every training piece: the longest has {longest}."
+                f" Use window={longest}, which holds each piece whole, or less; or packing=True, which puts several pieces into a window."
+            )
+
+    @cached_property
+    def targets(self) -> NDArray[np.int64]:
+        """Targets of each piece, (pieces,)."""
+        return self.store.length[self.pieces] - 1
+
+    @cached_property
+    def counts(self) -> NDArray[np.int64]:
+        """Windows of each piece, (pieces,)."""
+        vary = self.window // 4 // self.tokens_per_step * self.tokens_per_step
+        return np.where(self.targets <= self.window, 1, -(-(self.targets + vary) // self.window))
+
+    @cached_property
+    def ends(self) -> NDArray[np.int64]:
+        """Windows of each piece and all before it, (pieces,)."""
+        return np.cumsum(self.counts)
+
+    @property
+    def num_windows(self) -> int:
+        """Windows in an epoch."""
+        return int(self.ends[-1])
+
+    def phases(self, epoch: int) -> NDArray[np.int64]:
+        """By how much the first window of each piece is shortened, a multiple of ``tokens_per_step``, (pieces,)."""
+        return recall(self._phases, epoch, self._draw)
+
+    def _draw(self, epoch: int) -> NDArray[np.int64]:
+        step, spare = self.tokens_per_step, self.counts * self.window - self.targets
+        # No window is left empty: neither the first, which is shortened, nor the last, which has what remains.
+        low = -(-np.maximum(spare - self.window + 1, 0) // step)
+        high = np.minimum(spare, self.window - step) // step
+        chance = uniforms(len(self.pieces), Purpose.PHASES, self.seed, epoch)
+        drawn = (low + np.floor(chance * (high - low + 1)).astype(np.int64)) * step
+        return np.where(self.counts > 1, drawn, 0)
+
+    def fill(self, epoch: int, index: int, out: TokenIds) -> Row:
+        """Write window ``index`` of an epoch into ``out`` (window + 1,), which holds padding."""
+        place = int(np.searchsorted(self.ends, index, "right"))
+        number = index - int(self.ends[place] - self.counts[place])
+        phase = int(self.phases(epoch)[place])
+        start = max(0, number * self.window - phase)
+        stop = min((number + 1) * self.window - phase, int(self.targets[place]))
+        return fill_from_piece(self.store, int(self.pieces[place]), start, stop, out)
