@@ -22,6 +22,12 @@ def drum_name(pitch: int) -> str:
     return DRUM_NAMES.get(pitch, "other")
 
 
+def is_chorale(notes: Notes) -> bool:
+    """Whether these are the voices of a chorale: tracks 0 to 3, all of program 0, no drums."""
+    parts = set(zip(notes.track.tolist(), notes.program.tolist(), notes.drum.tolist(), strict=True))
+    return parts == {(track, 0, False) for track in range(4)}
+
+
 def part_names(notes: Notes) -> dict[tuple[int, int], str]:
     """A name for every (track, program) that has pitched notes, in that order.
 
@@ -32,7 +38,7 @@ def part_names(notes: Notes) -> dict[tuple[int, int], str]:
     """
     pitched = notes.pitched()
     parts = sorted(set(zip(pitched.track.tolist(), pitched.program.tolist(), strict=True)))
-    if parts == [(track, 0) for track in range(4)]:
+    if is_chorale(notes):
         return dict(zip(parts, VOICES, strict=True))
     names = [INSTRUMENT_FAMILIES[program // 8] if 0 <= program <= 127 else f"Program {program}" for _, program in parts]
     return {

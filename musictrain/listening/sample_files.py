@@ -12,9 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from musictrain.listening.instruments import is_chorale
 from musictrain.listening.pianoroll import draw_pianoroll
 from musictrain.listening.synthesis import SAMPLE_RATE, synthesise, write_wav
 from musictrain.notes import Notes, Tempo
+
+CHORALE_BPM = 88.0
 
 
 def write_sample(
@@ -29,7 +32,8 @@ def write_sample(
         stem: folder and name without an ending, such as ``samples/step_000500/prompt_0``.
         info: how it was made: goes into the .json, with ``notes``, ``beats``, ``prompt_beats`` and ``files`` added.
         prompt_beats: how much of the beginning was given to the model.
-        bpm: quarter notes a minute, in sound and MIDI; None keeps the tempos of ``notes``.
+        bpm: quarter notes a minute, in sound and MIDI; None keeps the tempos of ``notes``. Where those have none, four voices go at 88, as
+            a choir sings a chorale, and everything else at MIDI's 120.
         title: heading of the picture; None takes the name.
 
     Returns:
@@ -40,6 +44,8 @@ def write_sample(
         ValueError: if ``bpm`` is not positive.
     """
     stem = Path(stem)
+    if bpm is None and not notes.tempos and is_chorale(notes):
+        bpm = CHORALE_BPM
     if bpm is not None:
         notes = replace(notes, tempos=(Tempo(0.0, bpm),))
     paths = {ending: stem.with_name(f"{stem.name}.{ending}") for ending in ("mid", "wav", "png", "json")}

@@ -37,6 +37,13 @@ def test_sound_and_midi_have_the_same_tempo(tmp_path: Path) -> None:
         assert file.getnframes() / file.getframerate() == pytest.approx(4.7, abs=0.01)
 
 
+def test_four_voices_without_a_tempo_go_at_a_choir_s_pace(tmp_path: Path) -> None:
+    voices = Notes.from_rows([(0, 4, pitch) for pitch in (72, 67, 60, 48)], track=[0, 1, 2, 3])
+    assert read_notes(write_sample(voices, tmp_path / "a", info={})["mid"]).tempos[0].bpm == pytest.approx(88, abs=0.01)
+    with wave.open(str(write_sample(PIECE, tmp_path / "b", info={})["wav"])) as file:
+        assert file.getnframes() / file.getframerate() == pytest.approx(2.7, abs=0.01)
+
+
 def test_dots_in_a_name_stay(tmp_path: Path) -> None:
     assert write_sample(PIECE, tmp_path / "bwv1.6", info={})["wav"].name == "bwv1.6.wav"
 
