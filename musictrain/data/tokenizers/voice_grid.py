@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from musictrain.data.tokenizers.fingerprints import fingerprint_of
-from musictrain.data.tokenizers.protocol import TokenIds
+from musictrain.data.tokenizers.protocol import Grammar, TokenIds
 from musictrain.data.tokenizers.voice_frames import NUM_VOICES, REST, frames_from_notes, notes_from_frames
 from musictrain.data.tokenizers.voice_grid_grammar import VoiceGridGrammar
 from musictrain.notes import Notes
@@ -44,16 +44,8 @@ class VoiceGrid:
         if steps_per_beat < 1:
             raise ValueError(f"VoiceGrid got steps_per_beat={steps_per_beat}; it needs at least 1 (4 is the 16th grid).")
         self.lowest, self.highest, self.steps_per_beat = int(lowest), int(highest), int(steps_per_beat)
-
-    @property
-    def tokens_per_voice(self) -> int:
-        """A rest and the pitches."""
-        return self.highest - self.lowest + 2
-
-    @property
-    def vocab_size(self) -> int:
-        """Three special tokens and four voices: 359 by default."""
-        return FIRST + NUM_VOICES * self.tokens_per_voice
+        self.tokens_per_voice = self.highest - self.lowest + 2
+        self.vocab_size = FIRST + NUM_VOICES * self.tokens_per_voice
 
     def encode(self, notes: Notes) -> TokenIds:
         """The piece as (4 x steps,) token ids; which note is heard where: see ``frames_from_notes``.
@@ -107,7 +99,7 @@ class VoiceGrid:
         in_range = (moved >= 1) & (moved < self.tokens_per_voice)
         return np.where((table < FIRST) | (pitch == 0), table, np.where(in_range, table + semitones, -1))
 
-    def grammar(self) -> VoiceGridGrammar:
+    def grammar(self) -> Grammar:
         """Soprano, alto, tenor, bass; the end only between two frames."""
         return VoiceGridGrammar(self.tokens_per_voice)
 
