@@ -17,8 +17,7 @@ class AdamW(torch.optim.AdamW):
         betas: memory of the gradient and of its square, each in [0, 1).
         eps: added to the denominator.
         weight_decay: share of a weight taken away in one step, times the learning rate.
-        fused: one kernel for the whole update; 2.8 times faster than the default on a CPU. Lightning refuses to clip under
-            ``16-mixed`` precision with it: set it to false there, or use ``bf16-mixed``.
+        fused: one kernel for the whole update; 2.8 times faster than the default on a CPU.
 
     Raises:
         ValueError: if a value is out of range, from torch.
@@ -36,3 +35,6 @@ class AdamW(torch.optim.AdamW):
         fused: bool = True,
     ) -> None:
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+        # torch's fused step would unscale 16-bit gradients by itself, so Lightning refuses to clip them under any mixed precision,
+        # also under bf16-mixed, which scales nothing. Without this flag a scaler unscales them first, and clipping is right.
+        self._step_supports_amp_scaling = False
