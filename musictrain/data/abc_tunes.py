@@ -42,9 +42,9 @@ def split_tunes(text: str) -> list[Tune]:
     >>> [tune.title for tune in split_tunes("X:1\\nT:One\\nK:C\\nC4|\\n\\nX:2\\nT:Two\\nK:G\\nG4|\\n")]
     ['One', 'Two']
     """
-    starts = [match.start() for match in re.finditer(r"^X:", text, re.MULTILINE)]
-    shared = [line for line in text[: starts[0] if starts else 0].splitlines() if re.match(rf"[{FIELDS_FOR_ALL_TUNES}]:", line)]
-    return [_tune(text[start:stop], shared) for start, stop in zip(starts, [*starts[1:], len(text)], strict=True)]
+    before, *tunes = re.split(r"^(?=X:)", text, flags=re.MULTILINE)
+    shared = [line for line in before.splitlines() if re.match(rf"[{FIELDS_FOR_ALL_TUNES}]:", line)]
+    return [_tune(tune, shared) for tune in tunes]
 
 
 def _tune(text: str, shared: list[str]) -> Tune:

@@ -9,57 +9,40 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-import logging
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from musictrain.data import corpus_store
+from musictrain.data.corpus import Corpus, CorpusError, Piece
 from musictrain.data.corpus_store import CorpusWriter, NotesStore, StoredCorpus, StoredPiece, cache_root, open_stored
 from musictrain.data.jsb16 import read_jsb16
+from musictrain.data.piece_names import piece_names
 from musictrain.data.reading import read_in_order
 from musictrain.data.reading_progress import reading_progress
 from musictrain.data.scores import SCORE_SUFFIXES
 from musictrain.data.source_reading import Reading, described
 from musictrain.data.sources import NAMED, Source, folder_sources, named_sources
-from musictrain.data.splits import SPLITS, assign_splits, check_fractions
+from musictrain.data.splits import assign_splits, check_fractions
 from musictrain.data.tune_groups import tune_groups
 from musictrain.notes import Notes
 from musictrain.suggestions import did_you_mean
 
 __all__ = ["Corpus", "CorpusError", "Piece", "cache_root", "load_corpus"]
 
-READING_CODE = ("abc_tunes", "corpus_store", "jsb16", "midi", "notation", "pickup", "scores", "source_reading", "tune_groups")
-logger = logging.getLogger(__name__)
-
-
-class CorpusError(ValueError):
-    """A corpus that cannot be had: no such name or folder, or nothing in it that can be read."""
-
-
-class Piece:
-    """One piece of a corpus.
-
-    Args:
-        name: unique in its corpus, such as ``bwv10.7``.
-        source: the file it was read from, relative to the corpus.
-        notes: its notes, or where to get them; a stored corpus reads them from disk each time they are asked for.
-        group: the name of the first piece of its group: copies, transposed twins and settings of one tune share it.
-        split: train, valid or test.
-    """
-
-    def __init__(self, name: str, source: str, notes: Notes | Callable[[], Notes], group: str = "", split: str = "train") -> None:
-        self.name, self.source, self.group, self.split = name, source, group or name, split
-        self._notes = notes
-
-    @property
-    def notes(self) -> Notes:
-        """The notes of the piece."""
-        return self._notes if isinstance(self._notes, Notes) else self._notes()
-
-    def __repr__(self) -> str:
-        return f"Piece({self.name!r}, group={self.group!r}, split={self.split!r})"
+READING_CODE = (
+    "abc_tunes",
+    "corpus_store",
+    "jsb16",
+    "midi",
+    "notation",
+    "pickup",
+    "piece_names",
+    "scores",
+    "source_reading",
+    "tune_groups",
+)
 
 
 @dataclass(frozen=True)
@@ -71,44 +54,6 @@ class _StoredNotes:
 
     def __call__(self) -> Notes:
         return self.store[self.number]
-
-
-@dataclass(frozen=True)
-class Corpus:
-    """Pieces, each in one split.
-
-    Args:
-        name: of the corpus.
-        pieces: in the order of their sources.
-        rejected: what could not be read or was left out, as (source, reason).
-        fingerprint: sixteen hex digits that change with any note, name, group or split.
-        twins: sets of pieces with the same notes but for transposition, by name.
-        warnings: what its user should know, such as groups that the user's own splits divide.
-    """
-
-    name: str
-    pieces: Sequence[Piece]
-    rejected: Sequence[tuple[str, str]] = ()
-    fingerprint: str = ""
-    twins: Sequence[tuple[str, ...]] = ()
-    warnings: Sequence[str] = field(default=())
-
-    def split(self, name: str) -> list[Piece]:
-        """The pieces of the split train, valid or test.
-
-        Raises:
-            ValueError: for another name.
-        """
-        if name not in SPLITS:
-            raise ValueError(f"No split is called {name!r}: expected one of {', '.join(SPLITS)}. {did_you_mean(name, SPLITS)}".rstrip())
-        return [piece for piece in self.pieces if piece.split == name]
-
-    def groups(self) -> dict[str, list[Piece]]:
-        """The pieces of each group, under its name."""
-        members: dict[str, list[Piece]] = defaultdict(list)
-        for piece in self.pieces:
-            members[piece.group].append(piece)
-        return dict(members)
 
 
 def load_corpus(
@@ -212,37 +157,10 @@ def _build(
                 windows.append(piece.windows)
                 twins.append(piece.twin)
             advance()
-        names = _names(rows)
+        names = piece_names(rows)
         groups = [names[first] for first in tune_groups(windows, twins)]
         table = zip(names, rows, groups, twins, strict=True)
         writer.finish((StoredPiece(name, source.shown, group, source.split, twin) for name, (source, _), group, twin in table), rejected)
-
-
-def _names(rows: list[tuple[Source, str]]) -> list[str]:
-    """A name for every piece: its title, else its file without suffix; made unique by the suffix, then by counting."""
-    shown = [Path(source.shown) for source, _ in rows]
-    # A corpus in one folder needs no folder in its names.
-    parents = {path.parent for path in shown}
-    plain = [path.name if len(parents) == 1 else path.as_posix() for path in shown]
-    stems = [name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in SCORE_SUFFIXES else name for name in plain]
-    twice = Counter(name for name, (_, title) in zip(stems, rows, strict=True) if not title)
-    titles = [title or (name if twice[name] > 1 else stem) for (_, title), name, stem in zip(rows, plain, stems, strict=True)]
-    return _counted(titles)
-
-
-def _counted(titles: list[str]) -> list[str]:
-    """The titles, with (2), (3) and so on behind those that came before."""
-    names: list[str] = []
-    taken: set[str] = set()
-    last: Counter[str] = Counter()
-    for title in titles:
-        name = title
-        while name in taken:
-            last[title] += 1
-            name = f"{title} ({last[title] + 1})"
-        taken.add(name)
-        names.append(name)
-    return names
 
 
 def _as_corpus(label: str, stored: StoredCorpus, fractions: Sequence[float], seed: int) -> Corpus:
@@ -254,17 +172,21 @@ def _as_corpus(label: str, stored: StoredCorpus, fractions: Sequence[float], see
         Piece(piece.name, piece.source, _StoredNotes(stored.notes, number), piece.group, split)
         for number, (piece, split) in enumerate(zip(stored.pieces, splits, strict=True))
     ]
-    warnings = _warnings(pieces)
-    for warning in warnings:
-        logger.warning("%s: %s", label, warning)
+    warnings = _warnings(pieces, {piece.split for piece in stored.pieces} - {""})
     return Corpus(label, pieces, stored.rejected, digest.hexdigest()[:16], _twins(stored.pieces), warnings)
 
 
 def _splits(pieces: list[StoredPiece], fractions: Sequence[float], seed: int) -> list[str]:
-    """The splits that the sources ask for, else splits by group."""
-    if any(piece.split for piece in pieces):
-        return [piece.split for piece in pieces]
-    return assign_splits([piece.group for piece in pieces], fractions, seed)
+    """The splits that the sources ask for, else splits by group. Without a given valid, some of train's groups become it."""
+    given = [piece.split for piece in pieces]
+    if not any(given):
+        return assign_splits([piece.group for piece in pieces], fractions, seed)
+    if "valid" in given or "train" not in given:
+        return given
+    train, valid, _ = check_fractions(fractions)
+    from_train = [piece.group for piece in pieces if piece.split == "train"]
+    dealt = iter(assign_splits(from_train, (train / (train + valid), valid / (train + valid), 0.0), seed))
+    return [next(dealt) if split == "train" else split for split in given]
 
 
 def _twins(pieces: list[StoredPiece]) -> list[tuple[str, ...]]:
@@ -274,12 +196,16 @@ def _twins(pieces: list[StoredPiece]) -> list[tuple[str, ...]]:
     return [tuple(names) for names in members.values() if len(names) > 1]
 
 
-def _warnings(pieces: list[Piece]) -> list[str]:
-    """What is doubtful about the splits."""
-    found = [f"the split {split} is empty." for split in SPLITS if not any(piece.split == split for piece in pieces)]
+def _warnings(pieces: list[Piece], given: set[str]) -> list[str]:
+    """What is doubtful about the splits; ``given`` are those the sources ask for."""
     splits_of: dict[str, set[str]] = defaultdict(set)
     for piece in pieces:
         splits_of[piece.group].add(piece.split)
+    found: list[str] = []
+    if given and "valid" not in given:
+        found.append("No valid split is given: a share of train's groups was taken for it.")
+    if not any(piece.split == "valid" for piece in pieces):
+        found.append(f"The split valid is empty: there is nothing to validate on. The corpus has {len(splits_of)} group(s) of pieces.")
     divided = [group for group, splits in splits_of.items() if len(splits) > 1]
     if divided:
         found.append(

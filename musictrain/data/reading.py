@@ -22,6 +22,7 @@ from musictrain.data.sources import Source
 
 SECONDS_PER_FILE = 120.0
 MOST_WORKERS = 16
+WORKER_COMMAND = (sys.executable, "-m", "musictrain.data.reading_worker")
 
 
 def read_in_order(
@@ -56,6 +57,7 @@ class _Pool:
         self.sources, self.seconds_per_file = sources, seconds_per_file
         self.numbers = iter(range(len(sources)))
         self.outcomes: queue.SimpleQueue[tuple[int, Reading | BaseException]] = queue.SimpleQueue()
+        self.workers: list[Worker] = []
         self.stopped = threading.Event()
         self.lock = threading.Lock()
 
@@ -74,11 +76,14 @@ class _Pool:
                 yield early.pop(number)
         finally:
             self.stopped.set()
+            for worker in self.workers:
+                worker.kill()
             for thread in threads:
                 thread.join()
 
     def _keep_busy(self) -> None:
         worker = Worker(self.seconds_per_file)
+        self.workers.append(worker)
         try:
             while (number := self._next()) is not None:
                 self.outcomes.put((number, worker.read(self.sources[number])))
@@ -126,8 +131,7 @@ class Worker:
 
     def _started(self) -> subprocess.Popen[bytes]:
         if self.process is None or self.process.poll() is not None:
-            command = [sys.executable, "-m", "musictrain.data.reading_worker"]
-            self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment())
+            self.process = subprocess.Popen(WORKER_COMMAND, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=_environment())
             self._await_ready(self.process)
         return self.process
 
@@ -149,8 +153,13 @@ class Worker:
             return f"takes longer than {self.seconds_per_file:g} seconds to read"
         return f"reading it ended the process (exit status {process.returncode})"
 
+    def kill(self) -> None:
+        """End the child at once, from any thread; whoever waits for its answer gets a rejection."""
+        if (process := self.process) is not None:
+            process.kill()
+
     def close(self) -> None:
-        """End the child."""
+        """End the child and let go of its pipes."""
         if self.process is None:
             return
         self.process.kill()

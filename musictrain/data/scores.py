@@ -8,6 +8,7 @@ bars or no note at all.
 from __future__ import annotations
 
 import functools
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -84,7 +85,7 @@ class Gates:
         if len(notes) > self.most_notes:
             raise ValueError(f"{len(notes)} notes, more than the {self.most_notes} allowed")
         if notes.onset[0] < 0:
-            raise ValueError("a note before the start: its times do not fit into the file format")
+            raise ValueError("its times overflow: a note would start before the piece does")
         if notes.end > self.most_beats:
             raise ValueError(f"lasts {notes.end:.0f} beats, more than the {self.most_beats:.0f} allowed")
         if notes.pitch.min() < 0 or notes.pitch.max() > 127:
@@ -174,10 +175,25 @@ def _read_tunes(path: Path, gates: Gates) -> tuple[Pieces, Rejected]:
     return pieces, rejected
 
 
+# What symusic says, and what it means.
+PLAIN_REASONS = (
+    (r"Invalid chunk length|Unexpected EOF|Unexpected end", "the file ends too early: it is cut off or damaged"),
+    (r"Division type", "its times are in film frames (SMPTE), not in beats"),
+    (r"Get (\w+)=(-?\d+)", r"damaged: it holds a \1 of \2, which MIDI does not have"),
+    (r"MiniMidi: (.*)", r"not readable as MIDI: \1"),
+    (r"File is not a zip file", "not a .mxl file: those are zip archives"),
+    (r"Cannot parse MusicXML files not in score-partwise.*", "not a MusicXML score (score-partwise)"),
+    (r"(.*): line (\d+), column \d+", r"broken XML: \1 in line \2"),
+)
+
+
 def _reason(error: Exception) -> str:
     """One line a musician can read."""
     if isinstance(error, PermissionError):
         return "may not be read: permission denied"
     text = " ".join(str(error).split()) or type(error).__name__
+    for pattern, reason in PLAIN_REASONS:
+        if found := re.search(pattern, text):
+            return found.expand(reason)
     text = text if isinstance(error, ValueError) else f"cannot be read ({text})"
     return text if len(text) <= 200 else text[:199] + "…"

@@ -40,7 +40,7 @@ def read_source(source: Source) -> Reading:
     """
     # Counted in the text first: parsing a cantata only to leave it out would cost seconds.
     if source.voices and (parts := _announced_parts(Path(source.path))) not in (0, source.voices):
-        return Reading([], [(source.shown, f"{parts} parts, expected {source.voices}")])
+        return Reading([], [(source.shown, f"number of parts is {parts}, expected {source.voices}")])
     found, rejected = read_pieces(source.path)
     if source.voices:
         found, refused = _as_voices(source, found)
@@ -65,7 +65,7 @@ def _announced_parts(path: Path) -> int:
 
 def _as_voices(source: Source, found: Pieces) -> tuple[Pieces, Rejected]:
     counted = [(title, notes, len(np.unique(notes.track))) for title, notes in found]
-    refused = [(source.shown, f"{n} parts with notes, expected {source.voices}") for _, _, n in counted if n != source.voices]
+    refused = [(source.shown, f"number of parts with notes is {n}, expected {source.voices}") for _, _, n in counted if n != source.voices]
     return [(title, from_high_to_low(notes)) for title, notes, n in counted if n == source.voices], refused
 
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import importlib.util
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,12 +73,12 @@ def folder_sources(folder: Path) -> tuple[list[Source], list[tuple[str, str]]]:
     Hidden files and folders are skipped. Links are followed, each folder is walked once, so loops end. With a sub-folder ``train``
     the sub-folders ``train``, ``valid`` (or ``val``, ``validation``) and ``test`` say the split, and files outside them are left out.
     """
-    found = sorted(path.relative_to(folder) for path in _score_files(folder, set()))
-    has_splits = any(SPLIT_FOLDERS.get(path.parts[0].lower()) == "train" for path in found if len(path.parts) > 1)
+    found, unreadable = _score_files(folder)
+    has_splits = any(_split_of(path) == "train" for path in found)
     sources: list[Source] = []
-    left_out: list[tuple[str, str]] = []
+    left_out = [(path.as_posix(), "the folder may not be read") for path in unreadable]
     for path in found:
-        split = SPLIT_FOLDERS.get(path.parts[0].lower(), "") if has_splits and len(path.parts) > 1 else ""
+        split = _split_of(path) if has_splits else ""
         if has_splits and not split:
             left_out.append((path.as_posix(), "stands outside the sub-folders train, valid and test"))
         else:
@@ -87,15 +86,31 @@ def folder_sources(folder: Path) -> tuple[list[Source], list[tuple[str, str]]]:
     return sources, left_out
 
 
-def _score_files(folder: Path, seen: set[str]) -> Iterator[Path]:
-    real = os.path.realpath(folder)
-    if real in seen:
-        return
-    seen.add(real)
-    for entry in sorted(os.scandir(folder), key=lambda entry: entry.name):
-        if entry.name.startswith("."):
+def _split_of(path: Path) -> str:
+    return SPLIT_FOLDERS.get(path.parts[0].lower(), "") if len(path.parts) > 1 else ""
+
+
+def _score_files(top: Path) -> tuple[list[Path], list[Path]]:
+    """The score files below a folder and the folders that may not be read, both relative to it and in order of name."""
+    found: list[Path] = []
+    unreadable: list[Path] = []
+    seen: set[str] = set()
+    waiting = [top]
+    while waiting:
+        folder = waiting.pop()
+        if (real := os.path.realpath(folder)) in seen:
             continue
-        if entry.is_dir():
-            yield from _score_files(Path(entry.path), seen)
-        elif entry.name.lower().endswith(SCORE_SUFFIXES):
-            yield Path(entry.path)
+        seen.add(real)
+        try:
+            entries = [entry for entry in os.scandir(folder) if not entry.name.startswith(".")]
+        except OSError:
+            unreadable.append(folder.relative_to(top))
+            continue
+        # Reversed, because the last one in is the first one out: of two links to a folder the first by name counts.
+        waiting += sorted((Path(entry.path) for entry in entries if entry.is_dir()), reverse=True)
+        found += [Path(entry.path).relative_to(top) for entry in entries if _is_score(entry)]
+    return sorted(found), sorted(unreadable)
+
+
+def _is_score(entry: os.DirEntry[str]) -> bool:
+    return entry.name.lower().endswith(SCORE_SUFFIXES) and not entry.is_dir()
