@@ -5,10 +5,10 @@ from __future__ import annotations
 import io
 import json
 import zipfile
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,15 @@ from musictrain.data.tokenizers.protocol import TokenIds, Tokenizer
 from musictrain.notes import Notes
 from musictrain.runs.atomic import atomic_write
 
-NOTES_PER_SHARD = 100_000
+PIECES_PER_SHARD = 256
+
+
+class HasNotes(Protocol):
+    """A piece of a corpus, as far as it matters here."""
+
+    @property
+    def notes(self) -> Notes:
+        """Its notes."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -46,19 +54,13 @@ def token_dtype(vocab_size: int) -> np.dtype[Any]:
     return np.dtype("<u2" if vocab_size <= 2**16 else "<u4")
 
 
-def shard_ranges(num_notes: Sequence[int], notes_per_shard: int = NOTES_PER_SHARD) -> list[range]:
-    """Neighbouring pieces grouped by work: a shard is full once it holds ``notes_per_shard`` notes.
+def shard_ranges(num_pieces: int, pieces_per_shard: int = PIECES_PER_SHARD) -> list[range]:
+    """Neighbouring pieces that make a shard together.
 
-    >>> shard_ranges([60, 60, 10, 200, 5], notes_per_shard=100)
+    >>> shard_ranges(5, pieces_per_shard=2)
     [range(0, 2), range(2, 4), range(4, 5)]
     """
-    ranges, first, notes = [], 0, 0
-    for piece, count in enumerate(num_notes):
-        notes += count
-        if notes >= notes_per_shard or piece == len(num_notes) - 1:
-            ranges.append(range(first, piece + 1))
-            first, notes = piece + 1, 0
-    return ranges
+    return [range(first, min(first + pieces_per_shard, num_pieces)) for first in range(0, num_pieces, pieces_per_shard)]
 
 
 def encode_piece(notes: Notes, tokenizer: Tokenizer) -> tuple[TokenIds, int]:
@@ -81,10 +83,11 @@ def encode_piece(notes: Notes, tokenizer: Tokenizer) -> tuple[TokenIds, int]:
     return tokens, num_notes
 
 
-def encode_shard(numbered: Iterable[tuple[int, Notes]], tokenizer: Tokenizer) -> Shard:
+def encode_shard(numbered: Iterable[tuple[int, HasNotes]], tokenizer: Tokenizer) -> Shard:
     """Pieces with their numbers as token ids; what the tokenizer cannot hold is rejected with its reason, never raised."""
     rows, beats, tokens, rejected = [], [], [np.empty(0, np.int64)], []
-    for number, notes in numbered:
+    for number, piece in numbered:
+        notes = piece.notes  # Read from disk, once.
         try:
             encoded, num_notes = encode_piece(notes, tokenizer)
         except Exception as error:  # One broken piece among thousands costs one line of a report, whatever it broke.

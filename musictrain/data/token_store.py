@@ -23,10 +23,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from musictrain.data.splits import SPLITS
 from musictrain.data.tokenizers.protocol import TokenIds
 
 FORMAT = 1
-SPLITS = ("train", "valid", "test")
 COLUMNS = {"split": np.int8, "offset": np.int64, "length": np.int64, "num_notes": np.int64, "num_beats": np.float64}
 
 

@@ -22,8 +22,10 @@ from typing import TYPE_CHECKING, Any, BinaryIO, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from musictrain.data.token_shards import NOTES_PER_SHARD, Shard, read_shard, shard_path, shard_ranges, token_dtype
-from musictrain.data.token_store import COLUMNS, FORMAT, SPLITS, StoreError, TokenStore, digest_of, digest_of_meta
+from musictrain.data.reading_progress import reading_progress
+from musictrain.data.splits import SPLITS
+from musictrain.data.token_shards import PIECES_PER_SHARD, Shard, read_shard, shard_path, shard_ranges, token_dtype
+from musictrain.data.token_store import COLUMNS, FORMAT, StoreError, TokenStore, digest_of, digest_of_meta
 from musictrain.data.token_workers import make_shards
 from musictrain.data.tokenizers.protocol import Tokenizer
 from musictrain.runs.atomic import sync_folder
@@ -43,7 +45,7 @@ def open_or_build(
     *,
     workers: int | None = None,
     progress: bool = True,
-    notes_per_shard: int = NOTES_PER_SHARD,
+    pieces_per_shard: int = PIECES_PER_SHARD,
 ) -> TokenStore:
     """The token store of a corpus and a tokenizer, made if it is not there or not whole.
 
@@ -51,9 +53,9 @@ def open_or_build(
         corpus: whose pieces to encode.
         tokenizer: what makes token ids of notes.
         folder: where stores lie; this one is in a sub-folder named by its key.
-        workers: processes that encode; None means one for each usable core, as far as there is work for them.
-        progress: show a progress bar on a terminal.
-        notes_per_shard: how much work is done between two saves.
+        workers: processes that encode; None means one for each CPU, if there is enough to do.
+        progress: show how far it has come, on standard error.
+        pieces_per_shard: how much work is done between two saves.
 
     Raises:
         ValueError: if the tokenizer refuses every piece; the message has the first reasons.
@@ -69,7 +71,7 @@ def open_or_build(
                 log.warning("%s It is built again.", fault)
         # Whoever published the store meanwhile took the shards away: then it is there to be opened.
         with contextlib.suppress(FileNotFoundError):
-            _build(corpus, tokenizer, root, key, workers, progress, notes_per_shard)
+            _build(corpus, tokenizer, root, key, workers, progress, pieces_per_shard)
     return TokenStore.open(root / key)
 
 
@@ -97,14 +99,13 @@ def _version(package: str) -> str:
         return "none"
 
 
-def _build(corpus: Corpus, tokenizer: Tokenizer, root: Path, key: str, workers: int | None, progress: bool, notes_per_shard: int) -> None:
+def _build(corpus: Corpus, tokenizer: Tokenizer, root: Path, key: str, workers: int | None, progress: bool, pieces_per_shard: int) -> None:
     shards = root / f".{key}.shards"
     shards.mkdir(parents=True, exist_ok=True)
-    pieces = [piece.notes for piece in corpus.pieces]
-    ranges = shard_ranges([len(notes) for notes in pieces], notes_per_shard)
-    made = make_shards(pieces, ranges, tokenizer, shards, workers)
-    for _ in _shown(made, len(ranges), f"{tokenizer.name}: tokens of {corpus.name}", progress):
-        pass
+    ranges = shard_ranges(len(corpus.pieces), pieces_per_shard)
+    with reading_progress(f"{tokenizer.name} tokens of {corpus.name}", len(ranges), shown=progress and len(ranges) > 1) as advance:
+        for _ in make_shards(corpus.pieces, ranges, tokenizer, shards, workers):
+            advance()
     assembled = root / f".{key}.{uuid.uuid4().hex}.new"
     assembled.mkdir()
     try:
@@ -120,16 +121,6 @@ def _present(path: Path) -> Shard:
     if (shard := read_shard(path)) is None:
         raise FileNotFoundError(path)
     return shard
-
-
-def _shown(made: Iterator[range], total: int, label: str, progress: bool) -> Iterator[range]:
-    if not (progress and total > 1 and sys.stderr.isatty()):
-        yield from made
-        return
-    from rich.console import Console
-    from rich.progress import track
-
-    yield from track(made, label, total, console=Console(stderr=True), transient=True)
 
 
 def _assemble(corpus: Corpus, tokenizer: Tokenizer, shards: Iterator[Shard], folder: Path) -> None:

@@ -16,30 +16,32 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from musictrain.data.token_shards import encode_shard, read_shard, shard_path, write_shard
+from musictrain.data.reading import usable_cpus
+from musictrain.data.token_shards import HasNotes, encode_shard, read_shard, shard_path, write_shard
 from musictrain.data.tokenizers.protocol import Tokenizer
-from musictrain.notes import Notes
 
 log = logging.getLogger(__name__)
 
 DONE = b"."
+WORTH_STARTING = 4  # shards: a child takes about two seconds to import the tokenizers
 
 
 def make_shards(
-    pieces: Sequence[Notes], ranges: Sequence[range], tokenizer: Tokenizer, folder: Path, workers: int | None = None
+    pieces: Sequence[HasNotes], ranges: Sequence[range], tokenizer: Tokenizer, folder: Path, workers: int | None = None
 ) -> Iterator[range]:
     """Make every shard that is not on disk yet; yields the range of each that is.
 
     Args:
-        pieces: the notes of the whole corpus.
+        pieces: of the whole corpus.
         ranges: which pieces make a shard together.
         tokenizer: what makes token ids of notes; sent to other processes by pickle, or else the work is done in this one.
         folder: where the shards lie.
-        workers: processes; None means one for each usable core. Never more than there are shards to make; one works in this process.
+        workers: processes, never more than there are shards to make; 1 works in this one. None means one for each CPU, if there is
+            enough to do to be worth starting them.
     """
     missing = [numbers for numbers in ranges if read_shard(shard_path(folder, numbers)) is None]
     yield from (numbers for numbers in ranges if numbers not in missing)
-    workers = min(workers or usable_cores(), len(missing))
+    workers = min(workers or (usable_cpus() if len(missing) >= WORTH_STARTING else 1), len(missing))
     if workers > 1:
         try:
             for numbers in _make_in_children(pieces, missing, tokenizer, folder, workers):
@@ -52,13 +54,8 @@ def make_shards(
         yield numbers
 
 
-def usable_cores() -> int:
-    """Cores this process may run on."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _make_in_children(
-    pieces: Sequence[Notes], missing: Sequence[range], tokenizer: Tokenizer, folder: Path, workers: int
+    pieces: Sequence[HasNotes], missing: Sequence[range], tokenizer: Tokenizer, folder: Path, workers: int
 ) -> Iterator[range]:
     hello = pickle.dumps(tokenizer)
     children = [_start_child() for _ in range(workers)]

@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musictrain.data import token_workers
 from musictrain.data.token_shards import encode_shard, read_shard, shard_path, shard_ranges, write_shard
 from musictrain.data.token_store import StoreError, TokenStore
 from musictrain.data.token_store_building import open_or_build, store_key
@@ -59,6 +58,9 @@ def corpus_of(lengths: list[int], splits: list[str] | None = None) -> TinyCorpus
 @pytest.fixture
 def corpus() -> TinyCorpus:
     return corpus_of([4, 9, 2, 7], ["train", "valid", "train", "test"])
+
+
+TWO = corpus_of([3, 5]).pieces
 
 
 def build(corpus: Any, folder: Path, **options: Any) -> TokenStore:
@@ -113,7 +115,7 @@ def test_whatever_a_tokenizer_raises_costs_one_piece() -> None:
         def encode(self, notes: Notes) -> Any:
             return {}["no such key"] if len(notes) > 12 else super().encode(notes)
 
-    shard = encode_shard([(0, four_voices(3)), (1, four_voices(5))], Broken())
+    shard = encode_shard(list(enumerate(TWO)), Broken())
     assert shard.piece.tolist() == [0]
     assert shard.rejected == ((1, "KeyError: 'no such key'"),)
 
@@ -131,7 +133,7 @@ def test_a_tokenizer_that_breaks_its_contract_is_found_out(encoded: list[int], r
         def encode(self, notes: Notes) -> Any:
             return np.array(encoded, np.int64)
 
-    assert reason in encode_shard([(0, four_voices(1))], Broken()).rejected[0][1]
+    assert reason in encode_shard([(0, TinyPiece("one beat", "", four_voices(1)))], Broken()).rejected[0][1]
 
 
 def test_a_corpus_the_tokenizer_can_hold_nothing_of_is_an_error_with_reasons(tmp_path: Path) -> None:
@@ -225,10 +227,10 @@ def test_a_store_travels_as_the_name_of_its_folder(corpus: TinyCorpus, tmp_path:
 
 
 def test_shards_hold_neighbours_and_every_piece_once() -> None:
-    ranges = shard_ranges([10] * 25, notes_per_shard=40)
+    ranges = shard_ranges(25, pieces_per_shard=4)
     assert [piece for numbers in ranges for piece in numbers] == list(range(25))
     assert [len(numbers) for numbers in ranges] == [4, 4, 4, 4, 4, 4, 1]
-    assert shard_ranges([]) == []
+    assert shard_ranges(0) == []
 
 
 def test_what_an_interrupted_build_finished_is_not_done_again(corpus: TinyCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -242,15 +244,15 @@ def test_what_an_interrupted_build_finished_is_not_done_again(corpus: TinyCorpus
 
     monkeypatch.setattr(VoiceGrid, "encode", interrupted)
     with pytest.raises(KeyboardInterrupt):
-        build(corpus, tmp_path, workers=1, notes_per_shard=1)
-    store = build(corpus, tmp_path, workers=1, notes_per_shard=1)
+        build(corpus, tmp_path, workers=1, pieces_per_shard=1)
+    store = build(corpus, tmp_path, workers=1, pieces_per_shard=1)
     assert encoded == [16, 36, 8, 8, 28]
     assert len(store) == 4
 
 
 def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
     path = shard_path(tmp_path, range(2))
-    write_shard(encode_shard([(0, four_voices(3)), (1, four_voices(5))], VoiceGrid()), path)
+    write_shard(encode_shard(list(enumerate(TWO)), VoiceGrid()), path)
     whole = read_shard(path)
     assert whole is not None
     for size in range(0, path.stat().st_size, 50):
@@ -259,7 +261,7 @@ def test_a_damaged_shard_is_made_again(tmp_path: Path) -> None:
         os.truncate(damaged, size)
         assert read_shard(damaged) is None
     os.truncate(path, 200)
-    assert list(make_shards([four_voices(3), four_voices(5)], [range(2)], VoiceGrid(), tmp_path)) == [range(2)]
+    assert list(make_shards(TWO, [range(2)], VoiceGrid(), tmp_path)) == [range(2)]
     again = read_shard(path)
     assert again is not None
     assert again.tokens.tolist() == whole.tokens.tolist()
@@ -269,7 +271,7 @@ def test_several_processes_make_the_store_one_makes(tmp_path: Path) -> None:
     corpus = corpus_of([3, 5, 2, 6, 4, 3], ["train", "valid", "test"] * 2)
     corpus.pieces.insert(2, TinyPiece("too high", "high.mid", four_voices(3, lowest=100)))
     one = build(corpus, tmp_path / "one", workers=1)
-    several = build(corpus, tmp_path / "several", workers=2, notes_per_shard=1)
+    several = build(corpus, tmp_path / "several", workers=2, pieces_per_shard=1)
     assert several.fingerprint == one.fingerprint
     assert several.rejected == one.rejected
 
@@ -287,7 +289,7 @@ def _only_in_process(pid: int) -> Any:
 
 def test_a_tokenizer_that_cannot_travel_is_used_here(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     corpus = corpus_of([3, 5, 2])
-    store = build(corpus, tmp_path, tokenizer=OnlyHere(), workers=2, notes_per_shard=1)
+    store = build(corpus, tmp_path, tokenizer=OnlyHere(), workers=2, pieces_per_shard=1)
     assert len(store) == 3
     assert "goes on in one process" in caplog.text
     assert "this tokenizer cannot travel" in caplog.text
@@ -298,7 +300,7 @@ def test_two_builders_at_once_both_get_the_whole_store(tmp_path: Path) -> None:
     context = multiprocessing.get_context("fork")
     results = context.SimpleQueue()
     builders = [
-        context.Process(target=lambda: results.put(build(corpus, tmp_path, workers=1, notes_per_shard=1).fingerprint)) for _ in range(4)
+        context.Process(target=lambda: results.put(build(corpus, tmp_path, workers=1, pieces_per_shard=1).fingerprint)) for _ in range(4)
     ]
     for builder in builders:
         builder.start()
@@ -315,11 +317,13 @@ def test_a_script_without_a_main_guard_builds_once(tmp_path: Path) -> None:
     script.write_text(
         "import sys\n"
         "from pathlib import Path\n"
+        "from musictrain.data.corpora import Piece\n"
         "from musictrain.data.token_workers import make_shards\n"
         "from musictrain.data.tokenizers import VoiceGrid\n"
         "from musictrain.notes import Notes\n"
         "print('ran')\n"
-        "pieces = [Notes.from_rows([(0, 1, 60 - v) for v in range(4)], track=range(4))] * 4\n"
+        "notes = Notes.from_rows([(0, 1, 60 - v) for v in range(4)], track=range(4))\n"
+        "pieces = [Piece(str(n), '', notes) for n in range(4)]\n"
         "print(len(list(make_shards(pieces, [range(n, n + 1) for n in range(4)], VoiceGrid(), Path(sys.argv[1]), 2))))\n",
         encoding="utf-8",
     )
@@ -327,10 +331,6 @@ def test_a_script_without_a_main_guard_builds_once(tmp_path: Path) -> None:
     ran = subprocess.run([sys.executable, script, tmp_path], capture_output=True, text=True, check=True, env=environment)
     assert ran.stdout.split() == ["ran", "4"]
     assert ran.stderr == ""
-
-
-def test_cores_are_counted() -> None:
-    assert 1 <= token_workers.usable_cores() <= (os.cpu_count() or 1)
 
 
 def test_meta_names_corpus_and_tokenizer(corpus: TinyCorpus, tmp_path: Path) -> None:
