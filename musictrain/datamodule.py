@@ -1,0 +1,252 @@
+"""MusicDataModule: a corpus, a tokenizer and numbered batches for a Lightning Trainer."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any, Literal
+
+from lightning.pytorch import LightningDataModule
+
+from musictrain.data.batches import BatchPlan, rows_of_rank
+from musictrain.data.corpora import Corpus, cache_root, load_corpus
+from musictrain.data.evaluation_batches import EvaluationPlan
+from musictrain.data.loading import BatchLoader, batch_loader
+from musictrain.data.splits import check_fractions
+from musictrain.data.token_store import TokenStore
+from musictrain.data.token_store_building import open_or_build
+from musictrain.data.tokenizers import Tokenizer, VoiceGrid
+from musictrain.data.transposition import check_range
+
+log = logging.getLogger(__name__)
+
+
+class ResumeError(ValueError):
+    """A checkpoint that was trained on other music or other tokens than the run it is to go on in."""
+
+
+class MusicDataModule(LightningDataModule):
+    """A named corpus or a folder of scores as batches of token windows.
+
+    Batch k is a pure function of (seed, k): neither the number of workers, nor gradient accumulation, nor the number of ranks changes
+    which music it holds. Training goes through the batches in order and never repeats one; the checkpoint keeps how many were trained on,
+    and a resumed run goes on with the next, in mid-epoch too. See ``NumberedBatches`` for what a batch holds.
+
+    Args:
+        corpus: ``chorales``, ``ryans``, ``oneills``, ``airds``, a folder of scores, or a JSON file of four-part frames.
+        tokenizer: notes to token ids; None means ``VoiceGrid()``, four voices on a 16th grid.
+        window: targets of a training row, a multiple of the tokenizer's ``tokens_per_step``.
+        valid_window: targets of a row at most where likelihood is measured; None means ``window``.
+        batch_size: rows of a training batch, over all ranks together.
+        valid_batch_size: rows of a batch where likelihood is measured; None means ``batch_size``.
+        packing: training rows without padding that may hold several pieces; or rows of one piece each, padded.
+        transpose: lowest and highest shift in semitones; each training row is moved by one that keeps its pitches in range.
+        transpose_within: that range: the tokenizer's ``vocabulary``, or what occurs in the ``corpus`` (its training pieces).
+        splits: shares of training, validation and test pieces, where the corpus does not bring its own.
+        seed: of the order and the transposition of the batches. The splits do not depend on it.
+        num_workers: processes that prepare training batches ahead; 0 is enough unless a step takes less than a few milliseconds.
+        cache_dir: where corpora and tokens are kept; None means ``$MUSICTRAIN_CACHE``, else ``~/.cache/musictrain``.
+
+    Raises:
+        ValueError: at construction, if an argument cannot work; in ``setup``, if corpus, tokenizer and window do not fit together.
+    """
+
+    def __init__(
+        self,
+        corpus: str = "chorales",
+        tokenizer: Tokenizer | None = None,
+        window: int = 1024,
+        valid_window: int | None = None,
+        batch_size: int = 16,
+        valid_batch_size: int | None = None,
+        packing: bool = True,
+        transpose: tuple[int, int] = (-5, 6),
+        transpose_within: Literal["vocabulary", "corpus"] = "vocabulary",
+        splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
+        seed: int = 0,
+        num_workers: int = 0,
+        cache_dir: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.corpus_name = str(Path(corpus).expanduser()) if str(corpus).startswith("~") else str(corpus)
+        self.tokenizer: Tokenizer = VoiceGrid() if tokenizer is None else tokenizer
+        self.window = window
+        self.valid_window = window if valid_window is None else valid_window
+        self.batch_size = batch_size
+        self.valid_batch_size = valid_batch_size
+        self.packing = packing
+        self.transpose = transpose
+        self.transpose_within = transpose_within
+        self.splits = splits
+        self.seed = seed
+        self.num_workers = num_workers
+        self.cache_dir = cache_dir
+        self._check()
+        self._corpus: Corpus | None = None
+        self._store: TokenStore | None = None
+        self._offset = 0
+        self._resume_at: int | None = None
+
+    def _check(self) -> None:
+        step = self.tokenizer.tokens_per_step
+        for name in ("window", "valid_window"):
+            if (value := getattr(self, name)) < 1 or value % step:
+                raise ValueError(
+                    f"{name}={value}, expected a multiple of {step}, the tokens per step of {self.tokenizer.name},"
+                    f" such as {max(1, round(value / step)) * step}."
+                )
+        for name, least in (("batch_size", 1), ("valid_batch_size", 1), ("num_workers", 0), ("seed", 0)):
+            if (value := getattr(self, name)) is not None and value < least:
+                raise ValueError(f"{name}={value}, expected at least {least}.")
+        if len(self.transpose) != 2:
+            raise ValueError(f"transpose={self.transpose}, expected the lowest and the highest shift, such as (-5, 6).")
+        check_range(*self.transpose)
+        if self.transpose_within not in ("vocabulary", "corpus"):
+            raise ValueError(f"transpose_within={self.transpose_within!r}, expected 'vocabulary' or 'corpus'.")
+        check_fractions(self.splits)
+
+    @property
+    def vocab_size(self) -> int:
+        """Tokens of the vocabulary."""
+        return self.tokenizer.vocab_size
+
+    @property
+    def corpus(self) -> Corpus:
+        """The corpus with its notes; read when first asked for."""
+        if self._corpus is None:
+            self._corpus = load_corpus(self.corpus_name, cache_dir=self.cache_dir, splits=self.splits)
+        return self._corpus
+
+    @property
+    def store(self) -> TokenStore:
+        """The corpus as token ids; made when first asked for."""
+        if self._store is None:
+            folder = cache_root(self.cache_dir) / "tokens"
+            self._store = open_or_build(self.corpus, self.tokenizer, folder)
+            self._log_store(self._store)
+        return self._store
+
+    def _log_store(self, store: TokenStore) -> None:
+        if self.trainer is not None and not self.trainer.is_global_zero:
+            return
+        log.info("%s as %s: %s, kept in %s", self.corpus.name, self.tokenizer.name, store.summary(), store.folder)
+        for source, reason in store.rejected[:3]:
+            log.warning("%s refuses %s: %s", self.tokenizer.name, source, reason)
+
+    # What Lightning calls.
+
+    def prepare_data(self) -> None:
+        """Read the corpus and make its tokens, on one process of each machine; the others open what it made."""
+        _ = self.store
+
+    def setup(self, stage: str) -> None:
+        """Open the tokens, and refuse what cannot be trained on before anything is computed."""
+        if stage == "fit":
+            self._offset, self._resume_at = 0, None
+            _, world_size = self._rank_and_world()
+            rows_of_rank(self.batch_size, 0, world_size)
+            self.train_plan()
+
+    def train_dataloader(self) -> BatchLoader:
+        """Training batches, from where training stands; an epoch of them covers the corpus once."""
+        rank, world_size = self._rank_and_world()
+        plan = self.train_plan()
+        return batch_loader(plan, first=self._first_number, rank=rank, world_size=world_size, num_workers=self.num_workers)
+
+    def val_dataloader(self) -> BatchLoader:
+        """Every validation piece whole, in its own key."""
+        return self._evaluation_loader("valid")
+
+    def test_dataloader(self) -> BatchLoader:
+        """Every test piece whole, in its own key."""
+        return self._evaluation_loader("test")
+
+    def predict_dataloader(self) -> BatchLoader:
+        """The test pieces."""
+        return self._evaluation_loader("test")
+
+    def _evaluation_loader(self, split: str) -> BatchLoader:
+        rank, world_size = self._rank_and_world()
+        if not (plan := self.evaluation_plan(split)).num_batches:
+            log.warning("%s has no %s piece: nothing is measured on that split.", self.corpus.name, split)
+        return batch_loader(plan, rank=rank, world_size=world_size)
+
+    # The batches, for whoever wants them without a Trainer.
+
+    def train_plan(self) -> BatchPlan:
+        """The training batches by number."""
+        return BatchPlan.of(
+            self.store,
+            self.tokenizer,
+            window=self.window,
+            batch_size=self.batch_size,
+            seed=self.seed,
+            packing=self.packing,
+            transpose=self.transpose,
+            transpose_within=self.transpose_within,
+        )
+
+    def evaluation_plan(self, split: str) -> EvaluationPlan:
+        """The batches of ``train``, ``valid`` or ``test`` to measure on."""
+        pieces = self.store.pieces(split)
+        batch_size = self.valid_batch_size or self.batch_size
+        step = self.tokenizer.tokens_per_step
+        return EvaluationPlan(self.store, pieces, self.valid_window, batch_size, step, self.tokenizer.pad_id)
+
+    def _rank_and_world(self) -> tuple[int, int]:
+        # Among the ranks that see different data: fewer than all where several share a batch, as in tensor parallelism.
+        deal = (self.trainer and self.trainer.distributed_sampler_kwargs) or {}
+        return deal.get("rank", 0), deal.get("num_replicas", 1)
+
+    # The position: how many batches were trained on, by the Trainer's own count, whatever workers have fetched ahead.
+
+    @property
+    def position(self) -> int:
+        """The number of the next batch to train on."""
+        return self._offset + self._trained() if self._resume_at is None else self._resume_at
+
+    def _trained(self) -> int:
+        # Not `completed`: a checkpoint saved in on_train_batch_end comes before that count goes up, but after the batch was trained on.
+        if self.trainer is None:
+            return 0
+        total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
+        return int(total.processed)
+
+    def _first_number(self) -> int:
+        self._offset, self._resume_at = self.position - self._trained(), None
+        return self.position
+
+    def state_dict(self) -> dict[str, Any]:
+        """Position, what was trained on, and what the batches depend on, as plain values."""
+        return {
+            "position": self.position,
+            "corpus": {"name": self.corpus.name, "fingerprint": self.corpus.fingerprint},
+            "tokenizer": {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
+            "batches": self._batch_settings(),
+        }
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on where a checkpoint stood; when only measuring, check the tokenizer alone.
+
+        Raises:
+            ResumeError: if the checkpoint was trained with another tokenizer or on another corpus.
+        """
+        self._compare("tokenizer", state_dict["tokenizer"], self.tokenizer.name, self.tokenizer.fingerprint)
+        if self.trainer is not None and self.trainer.state.fn != "fit":
+            return
+        self._compare("corpus", state_dict["corpus"], self.corpus.name, self.corpus.fingerprint)
+        self._resume_at = int(state_dict["position"])
+        now, then = self._batch_settings(), state_dict["batches"]
+        if changed := [f"{name}={now[name]} (was {then.get(name)})" for name in now if then.get(name) != now[name]]:
+            log.warning("Resumed with %s: the batches from here on are not those of the uninterrupted run.", ", ".join(changed))
+
+    def _compare(self, what: str, saved: dict[str, str], name: str, fingerprint: str) -> None:
+        if saved["fingerprint"] != fingerprint:
+            raise ResumeError(
+                f"The checkpoint was trained with the {what} {saved['name']} ({saved['fingerprint']}), but this run has {name}"
+                f" ({fingerprint}). Give the run the {what} of the checkpoint, or start a new run instead of resuming."
+            )
+
+    def _batch_settings(self) -> dict[str, Any]:
+        names = ("seed", "window", "batch_size", "packing", "transpose_within")
+        return {**{name: getattr(self, name) for name in names}, "transpose": list(self.transpose)}
