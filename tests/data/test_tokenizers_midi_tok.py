@@ -42,7 +42,7 @@ def tokenizer(request, tokenizers):
 
 @st.composite
 def pieces(draw):
-    """Pieces on the grid: 12ths of a beat, gaps under 16 beats, signatures at bar lines, all kinds of players."""
+    """Pieces on the grid: 12ths of a beat, gaps under 32 beats, signatures at bar lines, all kinds of players."""
     row = st.tuples(st.integers(0, 180), st.integers(1, 24), st.integers(27, 88), st.sampled_from([-1, 0, 0, 24, 73]), st.integers(1, 127))
     rows = sorted(draw(st.lists(row, max_size=20)))
     onset, duration, pitch, program, velocity = np.array(rows, np.int64).reshape(-1, 5).T
@@ -333,8 +333,8 @@ def test_drums_need_programs(tokenizers):
 
 
 def test_structured_refuses_a_gap_it_would_shorten(tokenizers):
-    with pytest.raises(ValueError, match=r"at most 16 beats between two onsets; this piece has 17\. Give beat_res"):
-        tokenizers["Structured"].encode(Notes.from_rows([(0, 1, 60), (17, 1, 60)]))
+    with pytest.raises(ValueError, match=r"at most 32 beats between two onsets; this piece has 33\. Give beat_res"):
+        tokenizers["Structured"].encode(Notes.from_rows([(0, 1, 60), (33, 1, 60)]))
 
 
 @pytest.mark.parametrize("onset", [-1.0, np.nan, np.inf, 1e6])

@@ -52,7 +52,7 @@ PINNED: dict[str, dict[str, Any]] = {
     "REMI": {**_NOTES, **_TIME},
     "TSD": {**_NOTES, **_TIME},
     # Structured rounds a gap between two onsets to one token, so that a coarse one would shift all that follows.
-    "Structured": {**_NOTES, "beat_res": {"0_16": 12}},
+    "Structured": {**_NOTES, "beat_res": {"0_32": 12}},
 }
 FIXED: dict[str, Any] = {
     "special_tokens": ["PAD", "BOS", "EOS"],
