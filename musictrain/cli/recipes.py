@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import pairwise
 from pathlib import Path
 
 from musictrain.cli.exits import UsageError
 from musictrain.suggestions import did_you_mean
 
+CONFIG_OPTIONS = ("--config", "-c")
 PACKAGE = Path(__file__).parent.parent
 
 
@@ -34,6 +37,13 @@ def find_config(text: str) -> Path:
     raise UsageError(f"No configuration file and no recipe {text!r}. {hint}")
 
 
+def config_files(arguments: Sequence[str]) -> list[Path]:
+    """What ``--config`` names on a command line, in order."""
+    spaced = [value for option, value in pairwise(arguments) if option in CONFIG_OPTIONS]
+    joined = [value for word in arguments for option, _, value in [word.partition("=")] if value and option in CONFIG_OPTIONS]
+    return [Path(text) for text in (*spaced, *joined)]
+
+
 def with_recipes(arguments: list[str]) -> list[str]:
     """The command line with every ``--config NAME`` turned into the path of a file.
 
@@ -43,9 +53,9 @@ def with_recipes(arguments: list[str]) -> list[str]:
     resolved: list[str] = []
     for position, word in enumerate(arguments):
         option, equals, value = word.partition("=")
-        if equals and option in ("--config", "-c"):
+        if equals and option in CONFIG_OPTIONS:
             resolved.append(f"{option}={_resolve(value)}")
-        elif position and arguments[position - 1] in ("--config", "-c"):
+        elif position and arguments[position - 1] in CONFIG_OPTIONS:
             resolved.append(_resolve(word))
         else:
             resolved.append(word)

@@ -111,9 +111,13 @@ class RunFolder:
             )
         return file
 
+    def last_step(self) -> int:
+        """The highest recorded number of optimizer steps, 0 if nothing is recorded."""
+        return max((int(row.get("step") or 0) for row in read_records(self.metrics)), default=0)
+
     def best(self, metric: str = BEST_METRIC) -> tuple[float, int] | None:
         """The lowest finite recorded value of ``metric`` and the step of it; None if the run recorded none."""
-        rows = [(number(row[metric]), int(row.get("step", 0))) for row in read_records(self.metrics) if metric in row]
+        rows = [(number(row[metric]), int(row.get("step") or 0)) for row in read_records(self.metrics) if metric in row]
         finite = [row for row in rows if math.isfinite(row[0])]
         return min(finite) if finite else None
 

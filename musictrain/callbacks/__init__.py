@@ -1,0 +1,33 @@
+"""Callbacks for any Lightning Trainer: one file each, none knows another.
+
+They are imported when first used: each needs only its own part of the house.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from musictrain.callbacks.progress import PlainProgress
+    from musictrain.callbacks.run_recorder import RunLogger, RunRecorder
+    from musictrain.callbacks.write_samples import WriteSamples
+
+_HOMES = {
+    "PlainProgress": "musictrain.callbacks.progress",
+    "RunLogger": "musictrain.callbacks.run_recorder",
+    "RunRecorder": "musictrain.callbacks.run_recorder",
+    "WriteSamples": "musictrain.callbacks.write_samples",
+}
+
+__all__ = ["PlainProgress", "RunLogger", "RunRecorder", "WriteSamples"]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'musictrain.callbacks' has no attribute {name!r}. It has: {', '.join(__all__)}.")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,136 @@
+"""PlainProgress: one line every few seconds, for terminals that are files, pipes or logs.
+
+    step 400/1500  27 %  loss 1.104  val 1.032  21,500 tokens/s  1 min 20 s elapsed  3 min 41 s left
+
+When: output is not a terminal (on one, Lightning's RichProgressBar is nicer). Cost: nothing between the lines, which read values
+that were already logged.
+"""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from dataclasses import dataclass
+from typing import Any, TextIO
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ProgressBar, Timer
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands.
+
+    Args:
+        step: optimizer steps done.
+        total: optimizer steps in all, infinite if there is no such limit.
+        elapsed_seconds: since this process began to train.
+        left_seconds: until the end, infinite if nobody can tell.
+        values: what was logged last.
+    """
+
+    step: int
+    total: float
+    elapsed_seconds: float
+    left_seconds: float
+    values: dict[str, float]
+
+    def line(self) -> str:
+        """One line without colour; what is unknown is left out."""
+        bounded = math.isfinite(self.total)
+        parts = [f"step {self.step:,}/{int(self.total):,}" if bounded else f"step {self.step:,}"]
+        parts += [f"{100 * self.step / max(self.total, 1):3.0f} %"] if bounded else []
+        parts += [f"{label} {self.values[key]:.4g}" for key, label in (("train/loss", "loss"), ("val/loss", "val")) if key in self.values]
+        parts += [f"{self.values['train/tokens_per_second']:,.0f} tokens/s"] if "train/tokens_per_second" in self.values else []
+        parts += [f"{duration(self.elapsed_seconds)} elapsed"]
+        parts += [f"{duration(self.left_seconds)} left"] if math.isfinite(self.left_seconds) else []
+        return "  ".join(parts)
+
+
+def duration(seconds: float) -> str:
+    """A time span in the two largest units that matter.
+
+    >>> duration(7), duration(200), duration(7500), duration(200_000)
+    ('7 s', '3 min 20 s', '2 h 5 min', '2 d 7 h')
+    """
+    whole = round(seconds)
+    for unit, name, smaller, small_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
+        if whole >= unit:
+            return f"{whole // unit} {name} {whole % unit // smaller} {small_name}"
+    return f"{whole} s"
+
+
+class PlainProgress(ProgressBar):
+    """Prints one line every ``every_seconds`` and one at the end of each validation; only the first process does.
+
+    Args:
+        every_seconds: least time between two lines.
+        stream: where to, standard output if left out.
+
+    Raises:
+        ValueError: if ``every_seconds`` is negative.
+    """
+
+    def __init__(self, every_seconds: float = 10.0, stream: TextIO | None = None) -> None:
+        super().__init__()
+        if every_seconds < 0:
+            raise ValueError(f"PlainProgress got every_seconds={every_seconds}; it needs 0 (every step) or more.")
+        self.every_seconds = every_seconds
+        self._stream = stream
+        self._enabled = True
+        self._began = self._printed = time.monotonic()
+        self._first_step = 0
+        self._printed_step = -1
+        self._total = math.inf
+
+    def enable(self) -> None:
+        """Print."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Do not print: what Lightning tells every process but the first."""
+        self._enabled = False
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """What the training code prints stands between the lines."""
+        if self._enabled:
+            print(*args, **{"file": self._stream or sys.stdout, "flush": True, **kwargs})
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time and the number of steps in all."""
+        self._began = self._printed = time.monotonic()
+        self._first_step = trainer.global_step
+        self._total = float(trainer.estimated_stepping_batches)
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """A line if it is time for one."""
+        if time.monotonic() - self._printed >= self.every_seconds:
+            self._print_line(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A line with the new score."""
+        if not trainer.sanity_checking and trainer.state.fn == "fit":
+            self._print_line(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last line, unless a validation has just printed it."""
+        if self._printed_step != trainer.global_step:
+            self._print_line(trainer)
+
+    def _print_line(self, trainer: Trainer) -> None:
+        self._printed, self._printed_step = time.monotonic(), trainer.global_step
+        self.print(self._progress(trainer).line())
+
+    def _progress(self, trainer: Trainer) -> Progress:
+        elapsed = time.monotonic() - self._began
+        done = trainer.global_step - self._first_step
+        by_steps = elapsed / done * (self._total - trainer.global_step) if done else math.inf
+        left = min([by_steps, *_timers(trainer)])
+        values = {key: float(value) for key, value in {**trainer.callback_metrics, **trainer.logged_metrics}.items()}
+        return Progress(trainer.global_step, self._total, elapsed, left, values)
+
+
+def _timers(trainer: Trainer) -> list[float]:
+    left = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
+    return [seconds for seconds in left if seconds is not None]

@@ -1,0 +1,181 @@
+"""WriteSamples: what the model plays at this point, as files to hear and to see.
+
+Writes ``samples/step_000500/*.mid .wav .png .json`` into the run folder: pieces from nothing, and continuations of the first
+validation pieces. Prompts and seeds stay the same, so that the sounds of two steps can be compared.
+
+When: for any LightningModule with a ``network`` (tokens -> logits) and a data module with a ``tokenizer``; in another Trainer it says
+so once and does nothing. Cost: the sampling time, seconds each time; the training's random numbers are not touched.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import nn
+
+from musictrain.data.tokenizers import Tokenizer
+from musictrain.generation import sample_pieces
+from musictrain.generation.continuation import first_beats
+from musictrain.generation.length import tokens_for_beats
+from musictrain.listening.sample_files import write_sample
+from musictrain.notes import Notes
+from musictrain.runs import RunFolder
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to play from: ``num`` pieces from nothing, or one that continues ``prompt``, called ``source``."""
+
+    stem: str
+    num: int
+    prompt: Notes | None = None
+    source: str | None = None
+
+
+class WriteSamples(Callback):
+    """Generates pieces after every so many validations and at the end of the fit.
+
+    Args:
+        every: validations between two times; 0 only at the end.
+        num: pieces from nothing.
+        continuations: pieces that go on from the beginning of a validation piece (only if the data module has a ``corpus``).
+        beats: length of a piece in quarter notes, prompt included; a piece may end earlier by itself.
+        prompt_beats: how much of a validation piece is given.
+        temperature: of the sampling; see ``musictrain.generation.SamplingRule``, also for ``top_k``, ``top_p`` and ``min_p``.
+        top_k: 0 is off.
+        top_p: 1.0 is off.
+        min_p: 0.0 is off.
+        seed: of the sampling.
+        weights: ``best`` samples from the best checkpoint at the end, if there is one; ``current`` from the weights as they are.
+
+    Raises:
+        ValueError: for a number out of its range.
+    """
+
+    def __init__(
+        self,
+        every: int = 0,
+        num: int = 4,
+        continuations: int = 2,
+        beats: float = 64.0,
+        prompt_beats: float = 16.0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        min_p: float = 0.0,
+        seed: int = 0,
+        weights: str = "best",
+    ) -> None:
+        if min(every, num, continuations) < 0 or not 0.0 < prompt_beats < beats:
+            raise ValueError(
+                f"WriteSamples got every={every}, num={num}, continuations={continuations}, beats={beats}, prompt_beats={prompt_beats}: "
+                "the first three cannot be negative, and a prompt is shorter than its piece."
+            )
+        if weights not in ("best", "current"):
+            raise ValueError(f"WriteSamples got weights={weights!r}; it knows 'best' and 'current'.")
+        self.every, self.num, self.continuations = every, num, continuations
+        self.beats, self.prompt_beats = beats, prompt_beats
+        self.rule: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
+        self.weights = weights
+        self._validations = 0
+        self._warned = False
+
+    def state_dict(self) -> dict[str, Any]:
+        """How many validations there were, so that a resumed run samples at the same ones."""
+        return {"validations": self._validations}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back; the settings stay those of the constructor."""
+        self._validations = int(state_dict["validations"])
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample if it is time to."""
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            return
+        self._validations += 1
+        if self.every and self._validations % self.every == 0:
+            self._sample(trainer, pl_module, getattr(pl_module, "network", None))
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Sample from the best weights, or those of the end."""
+        network = getattr(pl_module, "network", None)
+        if isinstance(network, nn.Module) and self.weights == "best":
+            network = best_network(trainer, network)
+        self._sample(trainer, pl_module, network)
+
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, network: Any) -> None:
+        folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
+        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+            return
+        tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
+        if not (isinstance(network, nn.Module) and isinstance(tokenizer, Tokenizer)):
+            self._warn_once(pl_module)
+            return
+        target = RunFolder(Path(folder)).samples_at(trainer.global_step)
+        try:
+            for request in self._requests(trainer.datamodule):  # type: ignore[attr-defined]
+                self._write(request, network, tokenizer, target, trainer.global_step)
+        except Exception:
+            # Hours of training are worth more than a sample.
+            log.exception("Sampling at step %d failed; training is not affected.", trainer.global_step)
+
+    def _requests(self, datamodule: Any) -> Iterator[Request]:
+        if self.num:
+            yield Request("from_nothing", self.num)
+        corpus = getattr(datamodule, "corpus", None)
+        pieces = corpus.split("valid")[: self.continuations] if corpus is not None else []
+        for position, piece in enumerate(pieces, start=1):
+            yield Request(f"continued_{position}", 1, piece.notes, piece.name)
+
+    def _write(self, request: Request, network: nn.Module, tokenizer: Tokenizer, folder: Path, step: int) -> None:
+        prompt_beats = self.prompt_beats if request.prompt is not None else None
+        pieces = sample_pieces(
+            network,
+            tokenizer,
+            num=request.num,
+            max_new_tokens=tokens_for_beats(tokenizer, self.beats - (prompt_beats or 0.0)),
+            prompt=request.prompt,
+            prompt_beats=prompt_beats,
+            **self.rule,
+        )
+        for position, piece in enumerate(pieces, start=1):
+            name = request.stem if request.num == 1 else f"{request.stem}_{position}"
+            info = {
+                "step": step,
+                "prompt": request.source,
+                "ended": piece.ended,
+                "log_prob_per_token": piece.log_prob_per_token,
+                **self.rule,
+            }
+            write_sample(first_beats(piece.notes, self.beats), folder / name, info=info, prompt_beats=piece.prompt_beats)
+
+    def _warn_once(self, pl_module: LightningModule) -> None:
+        if not self._warned:
+            self._warned = True
+            log.warning(
+                "WriteSamples needs a LightningModule with a `network` and a data module with a `tokenizer`; "
+                "%s in this Trainer does not offer both, so no samples are written.",
+                type(pl_module).__name__,
+            )
+
+
+def best_network(trainer: Trainer, network: nn.Module) -> nn.Module:
+    """A copy of the network with the weights of the best checkpoint; the network itself where there is no checkpoint that fits."""
+    watching = [callback for callback in trainer.checkpoint_callbacks if getattr(callback, "monitor", None) is not None]
+    path = Path(getattr(watching[0], "best_model_path", "")) if watching else Path()
+    if not path.is_file():
+        return network
+    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
+    best = copy.deepcopy(network)
+    best.load_state_dict(weights)
+    return best

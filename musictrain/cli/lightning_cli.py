@@ -1,0 +1,176 @@
+"""MusicCLI: LightningCLI with every flag as it is, short errors, a run folder, and a network that fits its tokenizer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+import yaml
+from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from musictrain.callbacks import RunLogger, RunRecorder
+from musictrain.cli.exits import UsageError
+from musictrain.cli.options import default_runs_dir
+from musictrain.cli.parse_errors import condense, parameters_of
+from musictrain.cli.recipes import config_files
+from musictrain.cli.run_defaults import default_callbacks, loggers_of, run_name
+from musictrain.runs.train_log import TrainLog
+
+DEFAULT_SEED = 1
+VOCAB_SIZE = "model.init_args.network.init_args.vocab_size"
+UNSET = object()
+
+
+class MusicParser(LightningArgumentParser):
+    """Lightning's parser, except that a mistake is a UsageError of one or two lines."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Every complaint of the outermost parser ends here; inner ones are told to raise, and do."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        known = [action.dest for parser in (self, *_subparsers(self)) for action in parser._actions]
+        raise UsageError(condense(message, known, f"musictrain {_command_of(self)}")) from ex
+
+
+def _subparsers(parser: Any) -> list[Any]:
+    return list(parser._subcommands_action.choices.values()) if parser._subcommands_action is not None else []
+
+
+def _command_of(parser: Any) -> str:
+    return next(iter(parser._subcommands_action.choices), "COMMAND") if parser._subcommands_action is not None else parser.prog.split()[-1]
+
+
+class MusicCLI(LightningCLI):
+    """One of Lightning's commands with musictrain's defaults.
+
+    Args:
+        command: ``fit``, ``validate``, ``test`` or ``predict``.
+        arguments: the words after it.
+        train_log: what has been listening so far; it becomes the run's ``train.log``.
+        folder: an existing run folder to go on in, instead of a new one.
+
+    Raises:
+        UsageError: for what cannot be parsed, or a network whose vocabulary is not the tokenizer's.
+    """
+
+    def __init__(self, command: str, arguments: Sequence[str], *, train_log: TrainLog | None = None, folder: Path | None = None) -> None:
+        self._command, self._arguments = command, list(arguments)
+        self._train_log, self._folder = train_log, folder
+        self._given_vocab_size: Any = UNSET
+        self.run_logger: RunLogger | None = None
+        super().__init__(
+            LightningModule,
+            LightningDataModule,
+            save_config_callback=None,
+            trainer_defaults={"use_distributed_sampler": False},
+            seed_everything_default=DEFAULT_SEED,
+            parser_class=MusicParser,
+            # exit_on_error stays on: it is how the outermost parser knows itself.
+            parser_kwargs={"allow_abbrev": False, command: {"allow_abbrev": False}, "prog": "musictrain"},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=[command, *arguments],
+        )
+
+    def subcommands(self) -> dict[str, set[str]]:  # type: ignore[override]
+        """The one command that was asked for: building the parsers of all four takes four times as long."""
+        return {self._command: LightningCLI.subcommands()[self._command]}
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Where runs are kept, what this one is called, and the size of the vocabulary from the data's tokenizer."""
+        parser.add_argument("--runs", type=str, default=str(default_runs_dir()), help="Folder in which run folders are kept.")
+        parser.add_argument("--name", type=str | None, default=None, help="What the run's folder is named after.")
+        parser.set_defaults({"model": "musictrain.MusicModule", "data": "musictrain.MusicDataModule"})
+        parser.link_arguments("data", VOCAB_SIZE, compute_fn=self._vocab_size, apply_on="instantiate")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As in Lightning, without its remark on arguments that do not come from ``sys.argv``."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        # Lightning lets the hyper-parameters inside a checkpoint override the command line. Here the configuration says what to build;
+        # whether the checkpoint fits it shows when its weights are loaded.
+        return
+
+    # Filling in what follows from something else.
+
+    @property
+    def settings(self) -> Any:
+        """The configuration of the command."""
+        return self.config[self._command]
+
+    def before_instantiate_classes(self) -> None:
+        """Note a vocabulary set by hand; let the seed of everything be the data's, unless that has one of its own."""
+        self._given_vocab_size = self.settings.get(VOCAB_SIZE, UNSET)
+        data = self.settings.get("data.init_args")
+        if data is not None and "seed" in data and not given(("data", "init_args", "seed"), self._arguments):
+            data["seed"] = self.settings.seed_everything
+
+    def _vocab_size(self, data: Any) -> int:
+        """The tokenizer's vocabulary, or what was set by hand where the data has none.
+
+        Raises:
+            UsageError: if the two disagree.
+        """
+        wanted = None if self._given_vocab_size in (None, UNSET) else int(self._given_vocab_size)
+        offered = getattr(data, "vocab_size", None)
+        if offered is None and wanted is None:
+            raise UsageError(f"The network needs a vocab_size and {type(data).__name__} offers none: set {VOCAB_SIZE}.")
+        if offered is not None and wanted is not None and wanted != offered:
+            tokenizer = getattr(getattr(data, "tokenizer", None), "name", type(data).__name__)
+            raise UsageError(
+                f"The network has {wanted} tokens, the tokenizer {tokenizer} has {offered}. "
+                f"Leave out {VOCAB_SIZE}, and it follows the tokenizer; or set it to {offered}."
+            )
+        return int(offered if offered is not None else wanted)  # type: ignore[arg-type]
+
+    def _dump_config(self) -> None:
+        super()._dump_config()
+        # Lightning files the linked value under the network's other arguments and stumbles where there are none.
+        network = ((self.config_dump.get("model") or {}).get("init_args") or {}).get("network")
+        if isinstance(network, dict):
+            network.setdefault("init_args", {})
+
+    # The Trainer.
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Lightning's, with the run folder's logger in front and the default callbacks behind the user's own."""
+        settings = self._get(self.config_init, "trainer", default={})
+        if self._command != "fit":
+            return super().instantiate_trainer(logger=settings.get("logger") or False, **kwargs)
+        self.run_logger = RunLogger(self.settings.runs, run_name(self.settings, self._arguments), folder=self._folder)
+        recorder = RunRecorder(config=self.resolved_config(), train_log=self._train_log)
+        return super().instantiate_trainer(
+            logger=loggers_of(self.run_logger, settings.get("logger")),
+            callbacks=default_callbacks(settings.get("callbacks"), settings, recorder),
+            **kwargs,
+        )
+
+    def resolved_config(self) -> str:
+        """The configuration with every default filled in, as YAML that ``--config`` takes; ``runs`` is where the file lies."""
+        text = self._parser(self._command).dump(self.settings, skip_none=False, skip_validation=True)
+        config: dict[str, Any] = {key: value for key, value in yaml.safe_load(text).items() if key != "runs"}
+        network = ((config.get("model") or {}).get("init_args") or {}).get("network")
+        size = getattr(getattr(self.model, "network", None), "vocab_size", None)
+        if isinstance(network, dict) and "vocab_size" in parameters_of(network["class_path"]) and size is not None:
+            network["init_args"] = {"vocab_size": size, **network.get("init_args", {})}
+        return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def given(path: Sequence[str], arguments: Sequence[str]) -> bool:
+    """Whether a key was set on the command line (with or without its ``init_args``) or in one of its configuration files."""
+    short = [part for part in path if part != "init_args"]
+    options = {f"--{'.'.join(path)}", f"--{'.'.join(short)}"}
+    on_line = any(word.partition("=")[0] in options for word in arguments)
+    return on_line or any(_in_file(path, file) for file in config_files(arguments))
+
+
+def _in_file(path: Sequence[str], file: Path) -> bool:
+    node = yaml.safe_load(file.read_text(encoding="utf-8")) if file.is_file() else None
+    for key in path:
+        if not isinstance(node, dict) or key not in node:
+            return False
+        node = node[key]
+    return True

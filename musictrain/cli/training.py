@@ -1,0 +1,114 @@
+"""``fit``, ``validate``, ``test`` and ``predict``: Lightning's commands with a run folder, short errors and a summary at the end."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from musictrain.cli.console import program, quiet_terminal, report_failure
+from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, WRONG_USAGE, UsageError
+from musictrain.cli.options import default_runs_dir
+from musictrain.cli.recipes import recipes, with_recipes
+from musictrain.runs import RunFolder, find_run
+from musictrain.runs.summary import shown, summary
+from musictrain.runs.train_log import TrainLog
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """One of Lightning's commands; gives back the exit status.
+
+    Raises:
+        UsageError: if the command line or a configuration file cannot be understood, or together they cannot work.
+    """
+    words = with_recipes(arguments if command == "fit" else with_run(arguments))
+    if command == "fit" and not words:
+        raise UsageError(f"fit needs a configuration: musictrain fit --config NAME. Recipes: {', '.join(recipes())}; or a file of yours.")
+    return train(command, words)
+
+
+def with_run(arguments: list[str]) -> list[str]:
+    """The command line with ``--run RUN`` turned into that run's configuration and best checkpoint.
+
+    Raises:
+        RunNotFoundError: if there is no such run.
+        UsageError: if it has no checkpoint.
+    """
+    if "--run" not in arguments:
+        return arguments
+    position = arguments.index("--run")
+    if position + 1 == len(arguments):
+        raise UsageError("--run needs a run: a folder, a name, a unique part of one, 'latest' or 'best'.")
+    rest = [*arguments[:position], *arguments[position + 2 :]]
+    found = find_run(arguments[position + 1], runs_dir_of(rest))
+    return ["--config", str(found.config), "--ckpt_path", str(checkpoint_of(found, "best")), *rest]
+
+
+def checkpoint_of(run: RunFolder, which: str) -> Path:
+    """The file of a run's ``best`` or ``last`` checkpoint.
+
+    Raises:
+        UsageError: if it has none.
+    """
+    try:
+        return run.checkpoint(which)
+    except FileNotFoundError as error:
+        raise UsageError(str(error)) from error
+
+
+def runs_dir_of(arguments: list[str]) -> Path:
+    """What ``--runs`` says on a command line that Lightning has not parsed yet, or its default."""
+    for position, word in enumerate(arguments):
+        option, equals, value = word.partition("=")
+        if option == "--runs" and (equals or position + 1 < len(arguments)):
+            return Path(value if equals else arguments[position + 1])
+    return default_runs_dir()
+
+
+def train(command: str, words: list[str], folder: Path | None = None) -> int:
+    """Parse, build and run under a quiet terminal; in ``folder`` if a run is to go on there."""
+    runs_dir = runs_dir_of(words)
+    with quiet_terminal() as train_log:
+        try:
+            cli = start(command, words, train_log, folder)
+        except UsageError:
+            raise
+        except (KeyboardInterrupt, SystemExit) as stop:
+            return how_it_ended(stop, train_log)
+        except BaseException as error:
+            # Before a run has begun, what was asked for cannot work; afterwards it has failed.
+            before = train_log.path is None and isinstance(error, ValueError)
+            report_failure(error, train_log, runs_dir)
+            return WRONG_USAGE if before else FAILED
+    if command == "fit" and cli.trainer.is_global_zero and cli.run_logger is not None and cli.run_logger.started:
+        print_summary(cli, runs_dir)
+    return FINISHED
+
+
+def start(command: str, words: list[str], train_log: TrainLog, folder: Path | None) -> Any:
+    """Import lightning, which takes seconds, and let it run; gives back the MusicCLI."""
+    from musictrain.cli.lightning_cli import MusicCLI
+
+    return MusicCLI(command, words, train_log=train_log, folder=folder)
+
+
+def how_it_ended(stop: BaseException, train_log: TrainLog) -> int:
+    """The exit status of a run that was stopped, and a word on where it can go on; Lightning exits with 1 after Ctrl-C, 0 after SIGTERM."""
+    terminated = type(stop).__name__ == "SIGTERMException"
+    interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
+    if not (terminated or interrupted):
+        return int(stop.code or 0) if isinstance(stop, SystemExit) and isinstance(stop.code, int | None) else FAILED
+    if train_log.path is not None:
+        run = RunFolder(train_log.path.parent)
+        saved = (run.checkpoints / "last.ckpt").is_file()
+        print(f"Stopped. Go on with: {program()} resume {shown(run.path)}" if saved else "Stopped before anything was saved.")
+    return TERMINATED if terminated else INTERRUPTED
+
+
+def print_summary(cli: Any, runs_dir: Path) -> None:
+    """What the run has come to."""
+    elsewhere = runs_dir if runs_dir != Path("runs") else None
+    run = RunFolder(Path(cli.run_logger.save_dir))
+    print(f"\nFinished after {cli.trainer.global_step:,} steps.")
+    print(summary(run, command=program(), runs_dir=elsewhere), flush=True)
+    logging.getLogger(__name__).info("Finished.")

@@ -1,0 +1,27 @@
+"""How many tokens a musician's length is."""
+
+from __future__ import annotations
+
+import math
+
+from musictrain.data.tokenizers.protocol import Tokenizer
+
+DENSE_EVENTS_PER_BEAT = 16.0
+
+
+def tokens_for_beats(tokenizer: Tokenizer, beats: float, tokens_per_beat: float | None = None) -> int:
+    """Enough tokens for ``beats`` quarter notes of music, a multiple of ``tokens_per_step``.
+
+    On a grid (a tokenizer with ``steps_per_beat``) the number is exact. Where each note costs tokens it depends on the music: half as
+    much again as ``tokens_per_beat``, the average of the training pieces, or of dense music if that is not known; cut the result.
+
+    Raises:
+        ValueError: if ``beats`` is not a positive number.
+    """
+    if not 0.0 < beats < math.inf:
+        raise ValueError(f"The length is {beats} beats, but must be a positive number (a beat is a quarter note).")
+    steps_per_beat = getattr(tokenizer, "steps_per_beat", None)
+    if steps_per_beat is not None:
+        return math.ceil(beats * steps_per_beat) * tokenizer.tokens_per_step
+    rate = 1.5 * tokens_per_beat if tokens_per_beat else DENSE_EVENTS_PER_BEAT
+    return math.ceil(beats * rate / tokenizer.tokens_per_step) * tokenizer.tokens_per_step
