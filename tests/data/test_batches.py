@@ -172,6 +172,13 @@ def test_by_piece_a_row_is_one_piece_and_then_padding(window: int) -> None:
         assert int(music[-1]) < STORE.offset[piece] + STORE.length[piece]
 
 
+def test_by_piece_rows_start_where_a_network_that_counts_from_the_start_expects_them() -> None:
+    plan = plan_of(STORE, packing=False, window=32, align=16)
+    starts = torch.cat([batch["start"] for batch in batches(plan, 40)])
+    assert not (starts % 16).any()
+    assert (starts % 32).any()
+
+
 def test_by_piece_the_start_of_a_piece_is_always_the_start_of_a_window() -> None:
     plan = plan_of(STORE, packing=False)
     for epoch in range(5):
@@ -227,6 +234,15 @@ def test_packed_every_piece_opens_a_window_in_about_one_epoch_of_eight() -> None
     plan = plan_of(store, window=512)
     openings = sum(int(b["start"]) == 0 for epoch in range(10) for _, b in epoch_rows(plan, epoch))
     assert 0.09 < openings / (10 * 100) < 0.18
+
+
+@pytest.mark.parametrize("steps", [4, 8, 32, 128])
+def test_packed_short_pieces_open_windows_and_cost_little(steps: int) -> None:
+    lengths = np.random.default_rng(2).integers(steps // 2, 3 * steps // 2, 4000) * STEP
+    windows = PackedWindows(store_of(lengths.tolist()), np.arange(4000), 1024, STEP, 0)
+    order = windows.order(0)
+    assert order.starts[-1] + 1024 > 0.94 * windows.num_tokens
+    assert np.isin(order.starts, order.begins).mean() > 0.25
 
 
 def test_an_epoch_follows_the_last_without_loss(packing: bool) -> None:
