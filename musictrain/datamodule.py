@@ -43,6 +43,8 @@ class MusicDataModule(LightningDataModule):
         transpose: lowest and highest shift in semitones; each training row is moved by one that keeps its pitches in range.
         transpose_within: that range: the tokenizer's ``vocabulary``, or what occurs in the ``corpus`` (its training pieces).
         splits: shares of training, validation and test pieces, where the corpus does not bring its own.
+        align: without packing, rows start at multiples of this many tokens of their piece, for networks that count from there; None
+            means the tokenizer's ``tokens_per_step``.
         seed: of the order and the transposition of the batches. The splits do not depend on it.
         num_workers: processes that prepare training batches ahead; 0 is enough unless a step takes less than a few milliseconds.
         cache_dir: where corpora and tokens are kept; None means ``$MUSICTRAIN_CACHE``, else ``~/.cache/musictrain``.
@@ -62,6 +64,7 @@ class MusicDataModule(LightningDataModule):
         packing: bool = True,
         transpose: tuple[int, int] = (-5, 6),
         transpose_within: Literal["vocabulary", "corpus"] = "vocabulary",
+        align: int | None = None,
         splits: tuple[float, float, float] = (0.8, 0.1, 0.1),
         seed: int = 0,
         num_workers: int = 0,
@@ -77,6 +80,7 @@ class MusicDataModule(LightningDataModule):
         self.packing = packing
         self.transpose = transpose
         self.transpose_within = transpose_within
+        self.align = align
         self.splits = splits
         self.seed = seed
         self.num_workers = num_workers
@@ -95,6 +99,13 @@ class MusicDataModule(LightningDataModule):
                     f"{name}={value}, expected a multiple of {step}, the tokens per step of {self.tokenizer.name},"
                     f" such as {max(1, round(value / step)) * step}."
                 )
+        if self.align is not None and self.packing:
+            raise ValueError(f"align={self.align} needs packing=False: in a packed row a piece may begin anywhere.")
+        if self.align is not None and (self.align < 1 or self.align % step or self.window % self.align or self.valid_window % self.align):
+            raise ValueError(
+                f"align={self.align}, expected a multiple of {step} tokens that divides window={self.window} and"
+                f" valid_window={self.valid_window}."
+            )
         for name, least in (("batch_size", 1), ("valid_batch_size", 1), ("num_workers", 0), ("seed", 0)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise ValueError(f"{name}={value}, expected at least {least}.")
@@ -184,6 +195,7 @@ class MusicDataModule(LightningDataModule):
             packing=self.packing,
             transpose=self.transpose,
             transpose_within=self.transpose_within,
+            align=self.align,
         )
 
     def evaluation_plan(self, split: str) -> EvaluationPlan:
@@ -248,5 +260,5 @@ class MusicDataModule(LightningDataModule):
             )
 
     def _batch_settings(self) -> dict[str, Any]:
-        names = ("seed", "window", "batch_size", "packing", "transpose_within")
+        names = ("seed", "window", "batch_size", "packing", "transpose_within", "align")
         return {**{name: getattr(self, name) for name in names}, "transpose": list(self.transpose)}

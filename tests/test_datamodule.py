@@ -331,6 +331,8 @@ def test_a_corpus_without_validation_pieces_can_be_trained_on(
     [
         ({"window": 0}, "window=0, expected a multiple of 4.*such as 4"),
         ({"window": 62}, "window=62, expected a multiple of 4, the tokens per step of VoiceGrid, such as 64"),
+        ({"align": 16}, "align=16 needs packing=False"),
+        ({"align": 24, "packing": False}, "align=24, expected a multiple of 4 tokens that divides window=1024"),
         ({"valid_window": 30}, "valid_window=30, expected a multiple of 4"),
         ({"batch_size": 0}, "batch_size=0, expected at least 1"),
         ({"valid_batch_size": 0}, "valid_batch_size=0, expected at least 1"),

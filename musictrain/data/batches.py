@@ -81,6 +81,7 @@ class BatchPlan:
         packing: bool = True,
         transpose: tuple[int, int] = (0, 0),
         transpose_within: str = "vocabulary",
+        align: int | None = None,
         pieces: NDArray[np.int64] | None = None,
     ) -> BatchPlan:
         """The plan over a store's training pieces.
@@ -95,6 +96,8 @@ class BatchPlan:
             transpose: lowest and highest shift in semitones.
             transpose_within: ``vocabulary``, or ``corpus``: only tokens that occur in these pieces as they are (where a tokenizer has
                 tokens for each voice, each voice then stays within its own range).
+            align: rows of one piece start at multiples of this many tokens of it, itself a multiple of ``tokens_per_step``, which
+                None means.
             pieces: numbers of the pieces to train on; None means the store's training split.
 
         Raises:
@@ -103,8 +106,10 @@ class BatchPlan:
         pieces = store.pieces("train") if pieces is None else np.asarray(pieces, np.int64)
         if not len(pieces):
             raise ValueError(f"No training piece is left of {len(store)}: train on more music, or give `splits` a larger first share.")
-        way = PackedWindows if packing else PieceWindows
-        windows = way(store, pieces, window, tokenizer.tokens_per_step, seed)
+        step = tokenizer.tokens_per_step
+        windows: Windows = (
+            PackedWindows(store, pieces, window, step, seed) if packing else PieceWindows(store, pieces, window, align or step, seed)
+        )
         transposer = None
         if tuple(transpose) != (0, 0):
             known = known_tokens(store, pieces, tokenizer.vocab_size) if transpose_within == "corpus" else None

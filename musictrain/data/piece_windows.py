@@ -27,7 +27,7 @@ class PieceWindows:
         store: where the tokens are.
         pieces: numbers of the pieces to train on.
         window: targets of a window at most.
-        tokens_per_step: of the tokenizer.
+        align: windows start at multiples of this many tokens.
         seed: of the phases.
 
     Raises:
@@ -37,7 +37,7 @@ class PieceWindows:
     store: TokenStore
     pieces: NDArray[np.int64]
     window: int
-    tokens_per_step: int
+    align: int
     seed: int
     _phases: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
 
@@ -57,7 +57,7 @@ class PieceWindows:
     @cached_property
     def counts(self) -> NDArray[np.int64]:
         """Windows of each piece, (pieces,)."""
-        vary = self.window // 4 // self.tokens_per_step * self.tokens_per_step
+        vary = self.window // 4 // self.align * self.align
         return np.where(self.targets <= self.window, 1, -(-(self.targets + vary) // self.window))
 
     @cached_property
@@ -71,11 +71,11 @@ class PieceWindows:
         return int(self.ends[-1])
 
     def phases(self, epoch: int) -> NDArray[np.int64]:
-        """By how much the first window of each piece is shortened, a multiple of ``tokens_per_step``, (pieces,)."""
+        """By how much the first window of each piece is shortened, a multiple of ``align``, (pieces,)."""
         return recall(self._phases, epoch, self._draw)
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
-        step, spare = self.tokens_per_step, self.counts * self.window - self.targets
+        step, spare = self.align, self.counts * self.window - self.targets
         # No window is left empty: neither the first, which is shortened, nor the last, which has what remains.
         low = -(-np.maximum(spare - self.window + 1, 0) // step)
         high = np.minimum(spare, self.window - step) // step
