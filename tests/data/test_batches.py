@@ -185,6 +185,15 @@ def test_by_piece_the_start_of_a_piece_is_always_the_start_of_a_window() -> None
         assert sorted(int(b["piece"]) for _, b in epoch_rows(plan, epoch) if b["start"] == 0) == list(range(len(STORE)))
 
 
+@pytest.mark.parametrize("align", [8, 16, 32])
+def test_by_piece_windows_can_start_on_a_coarser_grid(align: int) -> None:
+    plan = plan_of(STORE, packing=False, window=32, align=align)
+    for epoch in range(4):
+        rows = epoch_rows(plan, epoch)
+        assert not any(int(batch["start"]) % align for _, batch in rows)
+        assert sum(int((row[1:] != PAD).sum()) for row, _ in rows) == len(STORE.tokens) - len(STORE)
+
+
 def test_by_piece_the_cuts_move_from_epoch_to_epoch() -> None:
     plan = plan_of(STORE, packing=False, window=40)
     cuts = {epoch: {int(b["start"]) for _, b in epoch_rows(plan, epoch) if b["piece"] == 7} for epoch in range(12)}
@@ -242,7 +251,7 @@ def test_packed_short_pieces_open_windows_and_cost_little(steps: int) -> None:
     windows = PackedWindows(store_of(lengths.tolist()), np.arange(4000), 1024, STEP, 0)
     order = windows.order(0)
     assert order.starts[-1] + 1024 > 0.94 * windows.num_tokens
-    assert np.isin(order.starts, order.begins).mean() > 0.25
+    assert np.isin(order.starts, order.begins).mean() > 0.2
 
 
 def test_an_epoch_follows_the_last_without_loss(packing: bool) -> None:
