@@ -43,10 +43,11 @@ class PieceWindows:
 
     def __post_init__(self) -> None:
         longest = int(self.store.length[self.pieces].max(initial=0))
-        if self.window > longest:
+        enough = -(-longest // self.align) * self.align
+        if self.window > enough:
             raise ValueError(
                 f"A window of {self.window} tokens is longer than every training piece: the longest has {longest}."
-                f" Use window={longest}, which holds each piece whole, or less; or packing=True, which puts several pieces into a window."
+                f" Use window={enough}, which holds each piece whole, or less; or packing=True, which puts several pieces into a window."
             )
 
     @cached_property

@@ -300,6 +300,7 @@ def test_a_window_longer_than_every_piece_is_refused_by_piece() -> None:
     with pytest.raises(ValueError, match=r"204 tokens is longer than every training piece: the longest has 200.*window=200.*packing=True"):
         plan_of(STORE, window=204, packing=False)
     assert plan_of(STORE, window=200, packing=False).batch(0)["tokens"].shape == (3, 201)
+    assert plan_of(STORE, window=224, packing=False, align=32).batch(0)["tokens"].shape == (3, 225)
     assert plan_of(STORE, window=204).batch(0)["tokens"].shape == (3, 205)
 
 
