@@ -3,6 +3,8 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+# Every program in benchmarks/ but jsb, which needs a file: python -m benchmarks.jsb --data FILE
+BENCHMARKS ?= $(filter-out jsb,$(patsubst benchmarks/%.py,%,$(shell grep -l '^if __name__' benchmarks/*.py)))
 
 PY := $(VENV)/bin/python
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(PY) -m pip install --quiet
