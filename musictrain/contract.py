@@ -75,14 +75,15 @@ def check_vocabulary(network: nn.Module, width: int, vocab_size: int | None) -> 
         )
 
 
-def check_context(network: nn.Module, window: int | None) -> None:
-    """Refuse windows longer than the network's ``max_context``, where both are known.
+def check_context(network: nn.Module, *windows: int | None) -> None:
+    """Refuse windows longer than the network's ``max_context``, where they are known.
 
     Raises:
         ValueError: naming both lengths.
     """
     longest = getattr(network, "max_context", None)
-    if window is not None and longest is not None and window > longest:
+    window = max((window for window in windows if window is not None), default=0)
+    if longest is not None and window > longest:
         raise ValueError(
             f"{type(network).__name__} reads at most {longest} tokens, but the data's windows have {window}. "
             f"Build the network with max_context={window}, or set the data's window to {longest} or less."

@@ -96,7 +96,7 @@ class MusicModule(lightning.LightningModule):
         self._pad_id = agreed_pad_id(self.pad_id, datamodule)
         self._unchecked_width = network_vocab_size(self.network)
         check_vocabulary(self.network, self._unchecked_width, getattr(datamodule, "vocab_size", None))
-        check_context(self.network, getattr(datamodule, "window", None))
+        check_context(self.network, *(getattr(datamodule, name, None) for name in ("window", "valid_window")))
         if stage == "fit":
             self._training_sums = TrainingSums()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:

@@ -140,8 +140,8 @@ def _faster(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
     return optimizer
 
 
-def test_bf16_precision_keeps_the_sums_in_full(tmp_path):
-    fit(tmp_path, new_module(), max_epochs=1, precision="bf16-mixed")
+def test_bf16_with_clipping_trains_and_keeps_the_sums_in_full(tmp_path):
+    fit(tmp_path, new_module(), max_epochs=1, precision="bf16-mixed", gradient_clip_val=1e3)
     full = tmp_path / "full"
     fit(full, new_module(), max_epochs=1)
     half = list(logged(tmp_path, "train/loss").values())
@@ -159,13 +159,13 @@ def test_predict_gives_the_nats_of_every_token_and_nan_for_padding(tmp_path):
         assert torch.equal(prediction["beats"], batch["beats"])
 
 
-def test_compiling_in_place_keeps_the_names_in_the_state(tmp_path):
+def test_compiling_is_done_in_place_and_when_the_run_starts(tmp_path, monkeypatch):
+    compiled = []
+    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))
     module = new_module(compile=True)
-    names = list(module.state_dict())
-    module.trainer = new_trainer(tmp_path, max_steps=1)
-    module.setup("fit")
-    assert module.network._compiled_call_impl is not None
-    assert list(module.state_dict()) == names
+    assert compiled == []
+    fit(tmp_path, module, max_steps=1)
+    assert compiled == [module.network]
 
 
 # What is refused
