@@ -21,6 +21,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from musictrain.generation.length import mean_tokens_per_beat
 from musictrain.runs import Records, RunFolder, atomic_write, describe_environment
 from musictrain.runs.records import plain
 from musictrain.runs.train_log import TrainLog
@@ -141,16 +142,16 @@ class RunRecorder(Callback):
             self._train_log.listen()
 
     def _describe(self, run: RunFolder, trainer: Trainer) -> None:
-        environment = {**describe_environment(seeds=_seeds(trainer), fingerprints=_fingerprints(trainer)), "devices": _devices(trainer)}
+        environment = environment_of(trainer)
         if run.environment.is_file():
             check_same_data(run, environment["fingerprints"])
             self._event("resumed", environment=environment)
         else:
             atomic_write(run.environment, json.dumps(plain(environment), indent=2) + "\n")
+            save_data_description(run, trainer.datamodule)  # type: ignore[attr-defined]
             self._event("started")
         if self.config is not None:
             atomic_write(run.config, self.config)
-        _save_data_description(run, trainer.datamodule)  # type: ignore[attr-defined]
         log.info("Run %s", run.path)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -197,29 +198,26 @@ def check_same_data(run: RunFolder, fingerprints: Mapping[str, str]) -> None:
             )
 
 
-def _seeds(trainer: Trainer) -> dict[str, int | None]:
+def environment_of(trainer: Trainer) -> dict[str, Any]:
+    """What goes into ``env.json``: the machine and the versions, and what the trainer and its data module say of themselves."""
+    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
     everything = os.environ.get("PL_GLOBAL_SEED")
-    data = getattr(trainer.datamodule, "seed", None)  # type: ignore[attr-defined]
-    return {"everything": int(everything) if everything else None, "data": data}
-
-
-def _fingerprints(trainer: Trainer) -> dict[str, str]:
-    datamodule = trainer.datamodule  # type: ignore[attr-defined]
-    found = {what: getattr(getattr(datamodule, what, None), "fingerprint", None) for what in ("tokenizer", "corpus")}
-    return {what: value for what, value in found.items() if isinstance(value, str)}
-
-
-def _devices(trainer: Trainer) -> dict[str, Any]:
-    return {
+    prints = {what: getattr(getattr(datamodule, what, None), "fingerprint", None) for what in ("tokenizer", "corpus")}
+    record = describe_environment(
+        seeds={"everything": int(everything) if everything else None, "data": getattr(datamodule, "seed", None)},
+        fingerprints={what: value for what, value in prints.items() if isinstance(value, str)},
+    )
+    devices = {
         "accelerator": type(trainer.accelerator).__name__,
         "strategy": type(trainer.strategy).__name__,
         "world_size": trainer.world_size,
         "num_nodes": trainer.num_nodes,
         "precision": trainer.precision,
     }
+    return {**record, "devices": devices, "tokens_per_beat": mean_tokens_per_beat(getattr(datamodule, "store", None))}
 
 
-def _save_data_description(run: RunFolder, datamodule: Any) -> None:
+def save_data_description(run: RunFolder, datamodule: Any) -> None:
     """``tokenizer.json`` and the data report, from a data module that offers ``tokenizer`` and ``corpus``; nothing from others."""
     if datamodule is None:
         return
@@ -227,6 +225,9 @@ def _save_data_description(run: RunFolder, datamodule: Any) -> None:
     from musictrain.data.tokenizers import Tokenizer, save_tokenizer
 
     if isinstance(tokenizer := getattr(datamodule, "tokenizer", None), Tokenizer):
-        save_tokenizer(tokenizer, run.tokenizer)
+        try:
+            save_tokenizer(tokenizer, run.tokenizer)
+        except ValueError as error:
+            log.warning("No tokenizer.json: %s", error)
     if isinstance(corpus := getattr(datamodule, "corpus", None), Corpus):
         write_data_report(corpus, run.path)

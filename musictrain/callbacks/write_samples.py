@@ -21,9 +21,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
 from musictrain.data.tokenizers import Tokenizer
-from musictrain.generation import sample_pieces
+from musictrain.generation import SampledPiece, sample_pieces
 from musictrain.generation.continuation import first_beats
-from musictrain.generation.length import tokens_for_beats
+from musictrain.generation.length import mean_tokens_per_beat, tokens_for_beats
 from musictrain.listening.sample_files import write_sample
 from musictrain.notes import Notes
 from musictrain.runs import RunFolder
@@ -48,7 +48,7 @@ class WriteSamples(Callback):
         every: validations between two times; 0 only at the end.
         num: pieces from nothing.
         continuations: pieces that go on from the beginning of a validation piece (only if the data module has a ``corpus``).
-        beats: length of a piece in quarter notes, prompt included; a piece may end earlier by itself.
+        beats: length of the new music in quarter notes, after the prompt; a piece may end earlier by itself.
         prompt_beats: how much of a validation piece is given.
         temperature: of the sampling; see ``musictrain.generation.SamplingRule``, also for ``top_k``, ``top_p`` and ``min_p``.
         top_k: 0 is off.
@@ -75,10 +75,10 @@ class WriteSamples(Callback):
         seed: int = 0,
         weights: str = "best",
     ) -> None:
-        if min(every, num, continuations) < 0 or not 0.0 < prompt_beats < beats:
+        if min(every, num, continuations) < 0 or min(beats, prompt_beats) <= 0:
             raise ValueError(
                 f"WriteSamples got every={every}, num={num}, continuations={continuations}, beats={beats}, prompt_beats={prompt_beats}: "
-                "the first three cannot be negative, and a prompt is shorter than its piece."
+                "the first three cannot be negative, the others must be positive."
             )
         if weights not in ("best", "current"):
             raise ValueError(f"WriteSamples got weights={weights!r}; it knows 'best' and 'current'.")
@@ -123,7 +123,8 @@ class WriteSamples(Callback):
         target = RunFolder(Path(folder)).samples_at(trainer.global_step)
         try:
             for request in self._requests(trainer.datamodule):  # type: ignore[attr-defined]
-                self._write(request, network, tokenizer, target, trainer.global_step)
+                for name, piece in self._play(request, network, tokenizer, getattr(trainer.datamodule, "store", None)):  # type: ignore[attr-defined]
+                    self._write(target / name, piece, request, trainer.global_step)
         except Exception:
             # Hours of training are worth more than a sample.
             log.exception("Sampling at step %d failed; training is not affected.", trainer.global_step)
@@ -136,27 +137,22 @@ class WriteSamples(Callback):
         for position, piece in enumerate(pieces, start=1):
             yield Request(f"continued_{position}", 1, piece.notes, piece.name)
 
-    def _write(self, request: Request, network: nn.Module, tokenizer: Tokenizer, folder: Path, step: int) -> None:
-        prompt_beats = self.prompt_beats if request.prompt is not None else None
+    def _play(self, request: Request, network: nn.Module, tokenizer: Tokenizer, store: Any) -> Iterator[tuple[str, SampledPiece]]:
         pieces = sample_pieces(
             network,
             tokenizer,
             num=request.num,
-            max_new_tokens=tokens_for_beats(tokenizer, self.beats - (prompt_beats or 0.0)),
+            max_new_tokens=tokens_for_beats(tokenizer, self.beats, mean_tokens_per_beat(store)),
             prompt=request.prompt,
-            prompt_beats=prompt_beats,
+            prompt_beats=None if request.prompt is None else self.prompt_beats,
             **self.rule,
         )
         for position, piece in enumerate(pieces, start=1):
-            name = request.stem if request.num == 1 else f"{request.stem}_{position}"
-            info = {
-                "step": step,
-                "prompt": request.source,
-                "ended": piece.ended,
-                "log_prob_per_token": piece.log_prob_per_token,
-                **self.rule,
-            }
-            write_sample(first_beats(piece.notes, self.beats), folder / name, info=info, prompt_beats=piece.prompt_beats)
+            yield request.stem if request.num == 1 else f"{request.stem}_{position}", piece
+
+    def _write(self, stem: Path, piece: SampledPiece, request: Request, step: int) -> None:
+        info = {"step": step, "prompt": request.source, "ended": piece.ended, "log_prob_per_token": piece.log_prob_per_token, **self.rule}
+        write_sample(first_beats(piece.notes, piece.prompt_beats + self.beats), stem, info=info, prompt_beats=piece.prompt_beats)
 
     def _warn_once(self, pl_module: LightningModule) -> None:
         if not self._warned:

@@ -15,7 +15,9 @@ from musictrain.cli.exits import UsageError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.parse_errors import condense, parameters_of
 from musictrain.cli.recipes import config_files
+from musictrain.cli.resume import check_same_parts
 from musictrain.cli.run_defaults import default_callbacks, loggers_of, run_name
+from musictrain.runs import RunFolder
 from musictrain.runs.train_log import TrainLog
 
 DEFAULT_SEED = 1
@@ -141,7 +143,10 @@ class MusicCLI(LightningCLI):
         if self._command != "fit":
             return super().instantiate_trainer(logger=settings.get("logger") or False, **kwargs)
         self.run_logger = RunLogger(self.settings.runs, run_name(self.settings, self._arguments), folder=self._folder)
-        recorder = RunRecorder(config=self.resolved_config(), train_log=self._train_log)
+        config = self.resolved_config()
+        if self._folder is not None:
+            check_same_parts(RunFolder(self._folder), yaml.safe_load(config))
+        recorder = RunRecorder(config=config, train_log=self._train_log)
         return super().instantiate_trainer(
             logger=loggers_of(self.run_logger, settings.get("logger")),
             callbacks=default_callbacks(settings.get("callbacks"), settings, recorder),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 from musictrain.data.tokenizers.protocol import Tokenizer
 
@@ -25,3 +26,9 @@ def tokens_for_beats(tokenizer: Tokenizer, beats: float, tokens_per_beat: float 
         return math.ceil(beats * steps_per_beat) * tokenizer.tokens_per_step
     rate = 1.5 * tokens_per_beat if tokens_per_beat else DENSE_EVENTS_PER_BEAT
     return math.ceil(beats * rate / tokenizer.tokens_per_step) * tokenizer.tokens_per_step
+
+
+def mean_tokens_per_beat(store: Any) -> float | None:
+    """How many tokens a beat takes in the pieces of a token store; None for what is no such store, or for silence."""
+    beats = float(sum(getattr(store, "num_beats", ())))
+    return len(store.tokens) / beats if beats > 0.0 else None

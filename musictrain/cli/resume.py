@@ -1,0 +1,112 @@
+"""``resume RUN``: go on where a run stopped, in the same folder and the same curves."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+from musictrain.cli.exits import UsageError
+from musictrain.cli.options import CommandParser
+from musictrain.cli.recipes import with_recipes
+from musictrain.cli.training import checkpoint_of, train
+from musictrain.runs import RunFolder, find_run
+
+FIXED = ("model.class_path", "model.init_args.network", "data.class_path", "data.init_args.corpus", "data.init_args.tokenizer")
+
+
+def run(command: str, arguments: list[str]) -> int:
+    """Go on with a run; gives back the exit status.
+
+    Raises:
+        RunNotFoundError: if there is no such run, or more than one.
+        UsageError: if there is nothing to go on with, or another model, tokenizer or corpus is asked for.
+    """
+    options, overrides = parser().parse_known_args(arguments)
+    found = find_run(options.run, options.runs)
+    overrides = with_recipes(overrides)
+    checkpoint = checkpoint_of(found, "last")
+    check_unfinished(found, overrides)
+    words = ["--config", str(found.config), "--ckpt_path", str(checkpoint), "--runs", str(found.path.parent), *overrides]
+    return train("fit", words, folder=found.path)
+
+
+def parser() -> CommandParser:
+    """The options of ``resume``; everything else is passed on to ``fit``."""
+    parser = CommandParser("resume", "Go on with a run in its own folder, from its last checkpoint.")
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.epilog = (
+        "Every option of `musictrain fit` can be added, such as --trainer.max_steps 2000.\n"
+        "The model, the tokenizer and the corpus stay those of the run."
+    )
+    parser.add_argument("run", metavar="RUN", help="a folder, a name, a unique part of one, 'latest' or 'best'")
+    return parser
+
+
+def check_unfinished(run: RunFolder, overrides: list[str]) -> None:
+    """Refuse to go on with a run that has done all its steps, unless a new end is given.
+
+    Raises:
+        UsageError: if nothing is left to do.
+    """
+    steps, total = run.last_step(), max_steps_of(run)
+    if total is not None and 0 <= total <= steps and not any(word.startswith("--trainer.max_") for word in overrides):
+        raise UsageError(f"Run {run.name} has done all its {total:,} steps. To go on, give it a new end: --trainer.max_steps {2 * total}")
+
+
+def max_steps_of(run: RunFolder) -> int | None:
+    """``trainer.max_steps`` of a run's configuration, None if it has none."""
+    value = (read_config(run).get("trainer") or {}).get("max_steps")
+    return value if isinstance(value, int) else None
+
+
+def read_config(run: RunFolder) -> dict[str, Any]:
+    """A run's configuration as plain values.
+
+    Raises:
+        UsageError: if the run has none, or it is not a mapping in YAML.
+    """
+    import yaml
+
+    try:
+        config = yaml.safe_load(run.config.read_text(encoding="utf-8"))
+    except (OSError, yaml.YAMLError) as error:
+        raise UsageError(f"Run {run.name} has no readable config.yaml: {error}") from error
+    if not isinstance(config, dict):
+        raise UsageError(f"{run.config} is not a configuration.")
+    return config
+
+
+def check_same_parts(run: RunFolder, config: dict[str, Any]) -> None:
+    """Refuse a configuration whose model, tokenizer or corpus is not that of the run.
+
+    Raises:
+        UsageError: naming the key and both values.
+    """
+    began = read_config(run)
+    for key in FIXED:
+        for path, was, now in differences(value_at(began, key), value_at(config, key), key):
+            raise UsageError(
+                f"Run {run.name} began with {path} = {was}, and this asks for {now}. A run goes on with the model, the tokenizer and the "
+                f"corpus it began with; for others start a new one: musictrain fit --config {run.config} --{path} {now}"
+            )
+
+
+def value_at(config: Any, key: str) -> Any:
+    """The value of a dotted key, None if there is none."""
+    for part in key.split("."):
+        config = config.get(part) if isinstance(config, dict) else None
+    return config
+
+
+def differences(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf in which two configurations differ: (dotted key, then, now).
+
+    >>> list(differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}, "model"))
+    [('model.b.c', 2, 3)]
+    """
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*was, *now]):
+            yield from differences(was.get(key), now.get(key), f"{path}.{key}")
+    elif was != now:
+        yield path, was, now

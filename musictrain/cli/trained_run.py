@@ -1,0 +1,151 @@
+"""A run's network and tokenizer, rebuilt from its folder: ``config.yaml`` says what it was, a checkpoint what it learned."""
+
+from __future__ import annotations
+
+import pickle
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from musictrain.cli.exits import CommandError, UsageError
+from musictrain.cli.parse_errors import parameters_of
+from musictrain.cli.resume import read_config, value_at
+from musictrain.cli.training import checkpoint_of
+from musictrain.data.tokenizers import Tokenizer, load_tokenizer
+from musictrain.runs import RunFolder
+
+NETWORK, TOKENIZER = "model.init_args.network", "data.init_args.tokenizer"
+
+
+@dataclass(frozen=True)
+class TrainedRun:
+    """What can be played from.
+
+    Args:
+        run: where it comes from.
+        network: in eval mode, on the CPU.
+        tokenizer: the one it was trained with.
+        checkpoint: the file of the weights.
+        step: optimizer steps they have seen.
+    """
+
+    run: RunFolder
+    network: nn.Module
+    tokenizer: Tokenizer
+    checkpoint: Path
+    step: int
+
+
+def load_trained_run(run: RunFolder, which: str = "best") -> TrainedRun:
+    """A run's network with the weights of a checkpoint.
+
+    Args:
+        run: an existing run.
+        which: ``best``, ``last``, or the path of a checkpoint file.
+
+    Raises:
+        UsageError: if there is no such checkpoint, or it was trained with another tokenizer or network than the run's.
+        CommandError: if a file cannot be read.
+    """
+    checkpoint = Path(which) if which not in ("best", "last") else _best_or_last(run, which)
+    config = read_config(run)
+    tokenizer = tokenizer_of(run, config)
+    state = read_checkpoint(checkpoint)
+    _check_tokenizer(state, tokenizer, checkpoint, run)
+    network = build_network(config, tokenizer, run)
+    _load_weights(network, state, checkpoint, run)
+    return TrainedRun(run, network.eval(), tokenizer, checkpoint, int(state.get("global_step", 0)))
+
+
+def _best_or_last(run: RunFolder, which: str) -> Path:
+    # A run that has not been validated yet has no best weights; its last ones are better than none.
+    has_best = (run.checkpoints / "best.ckpt").is_file()
+    return checkpoint_of(run, which if has_best else "last")
+
+
+def tokenizer_of(run: RunFolder, config: dict[str, Any]) -> Tokenizer:
+    """The tokenizer in ``tokenizer.json``; one of somebody's own class is rebuilt from the configuration.
+
+    Raises:
+        CommandError: if it cannot be read or would mean other tokens here.
+    """
+    try:
+        if run.tokenizer.is_file():
+            return load_tokenizer(run.tokenizer)
+        tokenizer: Tokenizer = _instantiate(Tokenizer, value_at(config, TOKENIZER))
+    except Exception as error:
+        raise CommandError(f"The tokenizer of run {run.name} cannot be rebuilt: {error}") from error
+    return tokenizer
+
+
+def build_network(config: dict[str, Any], tokenizer: Tokenizer, run: RunFolder) -> nn.Module:
+    """The untrained network of a configuration, its vocabulary that of the tokenizer unless the configuration says otherwise.
+
+    Raises:
+        UsageError: if the two disagree, or the configuration holds no network that can be built.
+    """
+    described = value_at(config, NETWORK)
+    if not isinstance(described, dict) or "class_path" not in described:
+        raise UsageError(f"{run.config} has no {NETWORK}: only runs of a module with a `network` can be sampled from.")
+    arguments = dict(described.get("init_args") or {})
+    if "vocab_size" in parameters_of(described["class_path"]):
+        arguments.setdefault("vocab_size", tokenizer.vocab_size)
+    try:
+        network: nn.Module = _instantiate(nn.Module, {**described, "init_args": arguments})
+    except Exception as error:
+        raise UsageError(f"The network in {run.config} cannot be built: {error}") from error
+    if (size := getattr(network, "vocab_size", tokenizer.vocab_size)) != tokenizer.vocab_size:
+        raise UsageError(
+            f"The network of run {run.name} has {size} tokens, its tokenizer {tokenizer.name} has {tokenizer.vocab_size}: "
+            "config.yaml or tokenizer.json was changed after the training."
+        )
+    return network
+
+
+def _instantiate(kind: Any, described: Any) -> Any:
+    from jsonargparse import ArgumentParser
+
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--it", type=kind)
+    return parser.instantiate_classes(parser.parse_object({"it": described})).it
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """A Lightning checkpoint as tensors and plain values; nothing in it is ever executed.
+
+    Raises:
+        UsageError: if there is no such file.
+        CommandError: if it is damaged or no checkpoint.
+    """
+    if not path.is_file():
+        raise UsageError(f"There is no checkpoint {path}. Say best, last, or the path of a .ckpt file.")
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
+        raise CommandError(f"{path} cannot be read: it is damaged or no checkpoint ({type(error).__name__}). Try --ckpt last.") from error
+    if not isinstance(state, dict) or "state_dict" not in state:
+        raise CommandError(f"{path} is not a Lightning checkpoint: it holds no state_dict.")
+    return state
+
+
+def _check_tokenizer(state: dict[str, Any], tokenizer: Tokenizer, checkpoint: Path, run: RunFolder) -> None:
+    trained = next(
+        (part["tokenizer"] for part in state.values() if isinstance(part, dict) and isinstance(part.get("tokenizer"), dict)), None
+    )
+    if trained is not None and trained.get("fingerprint") != tokenizer.fingerprint:
+        raise UsageError(
+            f"{checkpoint} was trained with the tokenizer {trained.get('name')} ({trained.get('fingerprint')}), but run {run.name} has "
+            f"{tokenizer.name} ({tokenizer.fingerprint}). Sample from the run that the checkpoint belongs to."
+        )
+
+
+def _load_weights(network: nn.Module, state: dict[str, Any], checkpoint: Path, run: RunFolder) -> None:
+    weights = {key.removeprefix("network."): value for key, value in state["state_dict"].items() if key.startswith("network.")}
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
+        raise UsageError(f"{checkpoint} does not fit the network in {run.config}: {reason}") from error
