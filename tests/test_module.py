@@ -9,7 +9,7 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor
+from torch import Tensor, nn
 
 from musictrain.losses import next_token_loss
 from musictrain.module import MusicModule
