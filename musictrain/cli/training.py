@@ -107,7 +107,7 @@ def how_it_ended(stop: BaseException, train_log: TrainLog) -> int:
 
 def print_summary(cli: Any, runs_dir: Path) -> None:
     """What the run has come to."""
-    elsewhere = runs_dir if runs_dir != Path("runs") else None
+    elsewhere = runs_dir if runs_dir != default_runs_dir() else None
     run = RunFolder(Path(cli.run_logger.save_dir))
     print(f"\nFinished after {cli.trainer.global_step:,} steps.")
     print(summary(run, command=program(), runs_dir=elsewhere), flush=True)

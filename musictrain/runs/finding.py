@@ -65,8 +65,8 @@ def _by_name(text: str, runs: list[RunFolder], runs_dir: str | Path) -> RunFolde
         return fitting[0]
     if fitting:
         raise RunNotFoundError(f"{text!r} fits {len(fitting)} runs: {_names(fitting)}. Type more of the name, or 'latest' or 'best'.")
-    words = {word: run.name for run in runs for word in (run.name, "-".join(run.name.split("-")[-2:]))}
-    hint = did_you_mean(text, words) or f"There are: {_names(runs)}."
+    words = [word for run in runs for word in (run.name, "-".join(run.name.split("-")[-2:]))]
+    hint = did_you_mean(text, ["latest", "best", *words]) or f"There are: {_names(runs)}."
     raise RunNotFoundError(f"No run {text!r} in {runs_dir}. {hint}")
 
 
