@@ -1,7 +1,8 @@
 """ABC tunes to notes, through the abc2midi that symusic brings along.
 
 Conventions: a file may hold many tunes, each from its ``X:`` line on; L:, M:, I:, U: and m: lines before the first tune hold for all.
-Repeats are played. Grace notes, chord symbols ("Am") and the accents abc2midi invents are left out: what remains is what is written.
+Repeats are played. Grace notes, chord symbols ("Am"), fermatas and the accents abc2midi invents are left out: what remains is what is
+written.
 A pickup bar is written down as a short first bar, as in ``notation``.
 
 symusic's own ABC reader is not used: it takes one tune of a file, silently, lets abc2midi print, and plays chord symbols as notes.
@@ -29,7 +30,7 @@ FIRST_BAR = re.compile(r"[\s|:\[\]]*(?:\[[A-Za-z]:[^\]]*\][\s|:]*)*([^|]+)\|")
 
 @dataclass(frozen=True)
 class Tune:
-    """One tune of an ABC file: its X: number, its first T: title (or "untitled") and its text, header included."""
+    """One tune of an ABC file: its X: number, its first T: title ("" if it has none) and its text, header included."""
 
     number: str
     title: str
@@ -49,7 +50,7 @@ def split_tunes(text: str) -> list[Tune]:
 
 def _tune(text: str, shared: list[str]) -> Tune:
     first, *rest = text.strip().splitlines()
-    title = next((line[2:].strip() for line in rest if line.startswith("T:") and line[2:].strip()), "untitled")
+    title = next((line[2:].strip() for line in rest if line.startswith("T:") and line[2:].strip()), "")
     return Tune(first[2:].strip(), title, "\n".join([first, *shared, *rest]) + "\n")
 
 
@@ -76,8 +77,8 @@ def _play(text: str) -> ScoreTick:
     """What abc2midi makes of the text, as a Score whose notes start on the beat."""
     with tempfile.TemporaryDirectory() as folder:
         source, target = Path(folder, "tune.abc"), Path(folder, "tune.mid")
-        source.write_text(_without_accents(text), encoding="utf-8")
-        command = [os.environ["SYMUSIC_ABC2MIDI"], str(source), "-o", str(target), "-silent", "-NGUI", "-NGRA"]
+        source.write_text(_as_abc2midi_likes(text), encoding="utf-8")
+        command = [os.environ["SYMUSIC_ABC2MIDI"], str(source), "-o", str(target), "-silent", "-NGUI", "-NGRA", "-NFER"]
         try:
             done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, timeout=SECONDS_PER_TUNE, check=False)
         except subprocess.TimeoutExpired as error:
@@ -87,9 +88,10 @@ def _play(text: str) -> ScoreTick:
         return _on_the_beat(ScoreTick.from_midi(target.read_bytes()))
 
 
-def _without_accents(text: str) -> str:
+def _as_abc2midi_likes(text: str) -> str:
+    """The text without invented accents, and without ``[|]``: abc2midi takes that bar line for a chord and swallows what follows."""
     first, _, rest = text.partition("\n")
-    return f"{first}\n%%MIDI nobeataccents\n{rest}"
+    return f"{first}\n%%MIDI nobeataccents\n" + re.sub(r"\[\|\](?=\s*:?\|)", "", rest).replace("[|]", "|")
 
 
 def _first_complaint(done: subprocess.CompletedProcess[bytes]) -> str:

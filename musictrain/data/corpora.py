@@ -31,17 +31,10 @@ from musictrain.suggestions import did_you_mean
 
 __all__ = ["Corpus", "CorpusError", "Piece", "cache_root", "load_corpus"]
 
+# The modules that decide what is stored: when one of them changes, corpora are read again.
 READING_CODE = (
-    "abc_tunes",
-    "corpus_store",
-    "jsb16",
-    "midi",
-    "notation",
-    "pickup",
-    "piece_names",
-    "scores",
-    "source_reading",
-    "tune_groups",
+    *("abc_tunes", "corpus_store", "jsb16", "midi", "notation", "pickup"),
+    *("piece_names", "scores", "source_reading", "sources", "tune_groups"),
 )
 
 

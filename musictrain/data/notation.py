@@ -139,10 +139,10 @@ def _time_signatures(part: Any) -> tuple[TimeSignature, ...]:
 
 
 def _tempos(parts: list[Any]) -> tuple[Tempo, ...]:
-    """Tempos given as a number, from whichever part has them; of two at one onset the first part's counts."""
+    """Tempos given as a number, for the eye or for playback alone; of two at one onset the first part's counts."""
     found: dict[float, float] = {}
     for part in parts:
         for onset, element in _elements(part):
-            if "MetronomeMark" in element.classes and element.number is not None and not element.numberImplicit:
+            if "MetronomeMark" in element.classes and (element.numberSounding or (element.number and not element.numberImplicit)):
                 found.setdefault(onset, round(float(element.getQuarterBPM()), 2))
     return tuple(Tempo(onset, bpm) for onset, bpm in sorted(found.items()) if bpm > 0)

@@ -17,7 +17,7 @@ def piece_names(rows: list[tuple[Source, str]]) -> list[str]:
     plain = [path.name if len(parents) == 1 else path.as_posix() for path in shown]
     stems = [name.removesuffix(Path(name).suffix) if Path(name).suffix.lower() in SCORE_SUFFIXES else name for name in plain]
     twice = Counter(name for name, (_, title) in zip(stems, rows, strict=True) if not title)
-    titles = [title or (name if twice[name] > 1 else stem) for (_, title), name, stem in zip(rows, plain, stems, strict=True)]
+    titles = [title or (name if twice[stem] > 1 else stem) for (_, title), name, stem in zip(rows, plain, stems, strict=True)]
     return _counted(titles)
 
 

@@ -117,7 +117,7 @@ Rejected = list[tuple[str, str]]
 def read_pieces(path: str | Path, *, gates: Gates | None = None) -> tuple[Pieces, Rejected]:
     """Every piece of a score file as (title, notes), and what was rejected as (where, reason); an ABC file may hold many tunes.
 
-    A file of one piece has an empty title. A file that is bad as a whole gives no piece and one rejection.
+    Only ABC has titles; the title is empty elsewhere. A file that is bad as a whole gives no piece and one rejection.
     """
     path, gates = Path(path), gates or Gates()
     try:
@@ -168,9 +168,9 @@ def _read_tunes(path: Path, gates: Gates) -> tuple[Pieces, Rejected]:
         try:
             notes = notes_from_tune(tune)
             gates.check_notes(notes)
-            pieces.append((tune.title if len(tunes) > 1 else "", notes))
+            pieces.append((tune.title, notes))
         except Exception as error:
-            where = f"{path}, X:{tune.number} {tune.title}" if len(tunes) > 1 else str(path)
+            where = f"{path}, X:{tune.number} {tune.title}".rstrip() if len(tunes) > 1 else str(path)
             rejected.append((where, _reason(error)))
     return pieces, rejected
 

@@ -16,7 +16,7 @@ from musictrain.notes import Notes
 
 @dataclass(frozen=True)
 class ReadPiece:
-    """One piece of a source: its title ("" if the source holds one piece), its notes and what tells its tune and its twins."""
+    """One piece of a source: its title ("" if it has none), its notes and what tells its tune and its twins."""
 
     title: str
     notes: Notes

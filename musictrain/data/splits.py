@@ -17,7 +17,7 @@ def check_fractions(fractions: Sequence[float]) -> Fractions:
         ValueError: unless they are three numbers, none negative, the first positive, with the sum 1 (within 0.001).
     """
     values = tuple(float(value) for value in fractions)
-    if len(values) != 3 or min(values) < 0 or values[0] <= 0 or abs(sum(values) - 1) > 1e-3:
+    if len(values) != 3 or min(values) < 0 or values[0] <= 0 or not abs(sum(values) - 1) <= 1e-3:  # nan is no share either
         expected = "three shares of train, valid and test that sum to 1, such as (0.8, 0.1, 0.1), train's above 0"
         raise ValueError(f"splits={tuple(fractions)}, expected {expected}.")
     return (values[0] / sum(values), values[1] / sum(values), values[2] / sum(values))
