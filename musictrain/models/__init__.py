@@ -2,5 +2,6 @@
 
 from musictrain.models.decoder import Decoder
 from musictrain.models.recurrent import Recurrent
+from musictrain.models.voice_frames import VoiceFrames
 
-__all__ = ["Decoder", "Recurrent"]
+__all__ = ["Decoder", "Recurrent", "VoiceFrames"]
