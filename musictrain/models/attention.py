@@ -31,18 +31,17 @@ class CausalSelfAttention(nn.Module):
         self.output = nn.Linear(d_model, d_model, bias=False)
 
     def forward(self, stream: Tensor, rotation: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
-        """(batch, time, d_model) to the same shape; ``rotation`` is the rotary table of these positions, (2, time, head_dim)."""
-        queries = rotate(self._heads(self.query(stream)), rotation)
-        keys = rotate(self._heads(self.key(stream)), rotation)
-        values = self._heads(self.value(stream))
-        queries, keys = queries.to(values.dtype), keys.to(values.dtype)
+        """(batch, time, d_model) to the same shape; ``rotation`` as ``Rotary`` gives it for these positions."""
+        queries = rotate(self._heads(self.query(stream)), rotation).transpose(1, 2)
+        keys = rotate(self._heads(self.key(stream)), rotation).transpose(1, 2)
+        values = self._heads(self.value(stream)).transpose(1, 2)
         if cache is not None:
             keys, values = cache.extend(layer, keys, values)
         gathered = attend(queries, keys, values)
         return self.output(gathered.transpose(1, 2).flatten(2))
 
     def _heads(self, projected: Tensor) -> Tensor:
-        return projected.unflatten(2, (-1, self.head_dim)).transpose(1, 2)
+        return projected.view(*projected.shape[:2], -1, self.head_dim)
 
 
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 
@@ -11,7 +13,7 @@ class ContextFullError(ValueError):
 
 
 class KeyValueCache:
-    """The keys and values of every attention layer for the tokens fed so far, in memory taken once.
+    """The keys and values of every attention layer for the tokens fed so far, in memory taken once. No gradient flows through it.
 
     Args:
         num_layers, batch_size, num_heads, head_dim: the shape of what is kept.
@@ -30,13 +32,15 @@ class KeyValueCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (num_layers, batch_size, num_heads, capacity, head_dim)
-        self.keys = torch.zeros(shape, device=device, dtype=dtype)
-        self.values = torch.zeros(shape, device=device, dtype=dtype)
+        shape = (batch_size, num_heads, capacity, head_dim)
+        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
         self.batch_size = batch_size
         self.capacity = capacity
         self.length = 0
         """Tokens held; the position of the next one."""
+        self.shortcut: Callable[[Tensor, KeyValueCache], Tensor] | None = None
+        """A quicker way from one token to the next one's logits, if the network that started this cache has one."""
 
     def require(self, batch_size: int, num_tokens: int) -> None:
         """Refuses, before anything is computed, tokens that do not fit.
@@ -58,10 +62,10 @@ class KeyValueCache:
 
         ``length`` moves when every layer has written: see ``advance``.
         """
-        stop = self.length + keys.shape[2]
-        self.keys[layer, :, :, self.length : stop] = keys
-        self.values[layer, :, :, self.length : stop] = values
-        return self.keys[layer, :, :, :stop], self.values[layer, :, :, :stop]
+        all_keys, all_values, num_new = self.keys[layer], self.values[layer], keys.shape[2]
+        all_keys.narrow(2, self.length, num_new).copy_(keys.detach())
+        all_values.narrow(2, self.length, num_new).copy_(values.detach())
+        return all_keys.narrow(2, 0, self.length + num_new), all_values.narrow(2, 0, self.length + num_new)
 
     def advance(self, num_tokens: int) -> None:
         """Counts the tokens that every layer has written."""

@@ -3,48 +3,15 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musictrain.models.attention import CausalSelfAttention
+from musictrain.models.block import Block, NormName, make_norm
 from musictrain.models.cache import ContextFullError, KeyValueCache
-from musictrain.models.rotary import rotary_table
-
-NormName = Literal["rms", "layer"]
-
-
-class SwiGLU(nn.Module):
-    """Feed-forward layer whose hidden channels are gated: ``down(silu(gate(x)) * up(x))`` (Shazeer, 2020)."""
-
-    def __init__(self, d_model: int, hidden: int) -> None:
-        super().__init__()
-        self.gate = nn.Linear(d_model, hidden, bias=False)
-        self.up = nn.Linear(d_model, hidden, bias=False)
-        self.down = nn.Linear(hidden, d_model, bias=False)
-
-    def forward(self, stream: Tensor) -> Tensor:
-        """(batch, time, d_model) to the same shape."""
-        return self.down(F.silu(self.gate(stream)) * self.up(stream))
-
-
-class Block(nn.Module):
-    """One layer: attention, then feed-forward, each on the normalised stream and added back to it."""
-
-    def __init__(self, d_model: int, num_heads: int, ff_hidden: int, dropout: float, norm: NormName) -> None:
-        super().__init__()
-        self.attention_norm = make_norm(norm, d_model)
-        self.attention = CausalSelfAttention(d_model, num_heads)
-        self.feed_forward_norm = make_norm(norm, d_model)
-        self.feed_forward = SwiGLU(d_model, ff_hidden)
-        self.dropout = nn.Dropout(dropout)
-
-    def forward(self, stream: Tensor, rotation: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
-        """(batch, time, d_model) to the same shape."""
-        stream = stream + self.dropout(self.attention(self.attention_norm(stream), rotation, cache, layer))
-        return stream + self.dropout(self.feed_forward(self.feed_forward_norm(stream)))
+from musictrain.models.rotary import Rotary
+from musictrain.models.single_token import SingleToken, can_step
 
 
 class Decoder(nn.Module):
@@ -100,8 +67,7 @@ class Decoder(nn.Module):
         self.blocks = nn.ModuleList(Block(d_model, num_heads, ff_hidden, dropout, norm) for _ in range(num_layers))
         self.norm = make_norm(norm, d_model)
         self.head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
-        self.rotation: Tensor
-        self.register_buffer("rotation", rotary_table(max_context, self.head_dim, rotary_base), persistent=False)
+        self.rotary = Rotary(max_context, self.head_dim, rotary_base)
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
@@ -122,7 +88,9 @@ class Decoder(nn.Module):
             ContextFullError: if the tokens do not fit into ``max_context`` or into the cache.
         """
         start = self._make_room(tokens, cache)
-        rotation = self.rotation[:, start : start + tokens.shape[1]]
+        if cache is not None and cache.shortcut is not None and self._may_take_the_shortcut(tokens):
+            return cache.shortcut(tokens, cache)
+        rotation = self.rotary(start, start + tokens.shape[1])
         stream = self.dropout(self.embedding(tokens))
         for layer, block in enumerate(self.blocks):
             stream = block(stream, rotation, cache, layer)
@@ -144,6 +112,10 @@ class Decoder(nn.Module):
             )
         return 0
 
+    def _may_take_the_shortcut(self, tokens: Tensor) -> bool:
+        plain = not (self.training or torch.is_grad_enabled() or torch.is_autocast_enabled(tokens.device.type))
+        return plain and tokens.shape[1] == 1
+
     def start_cache(self, batch_size: int, length: int | None = None) -> KeyValueCache:
         """An empty cache for ``batch_size`` sequences of up to ``length`` tokens, ``max_context`` if left out.
 
@@ -157,7 +129,7 @@ class Decoder(nn.Module):
             raise ValueError(f"A cache of {capacity} tokens was asked for, but this Decoder's max_context is {self.max_context}.")
         weight = self.embedding.weight
         autocast = torch.is_autocast_enabled(weight.device.type)
-        return KeyValueCache(
+        cache = KeyValueCache(
             num_layers=len(self.blocks),
             batch_size=batch_size,
             num_heads=self.num_heads,
@@ -166,19 +138,8 @@ class Decoder(nn.Module):
             device=weight.device,
             dtype=torch.get_autocast_dtype(weight.device.type) if autocast else weight.dtype,
         )
-
-
-def make_norm(name: NormName, d_model: int) -> nn.Module:
-    """The layer that brings every token's channels to one scale.
-
-    Raises:
-        ValueError: for a name that is neither ``rms`` nor ``layer``.
-    """
-    if name == "rms":
-        return nn.RMSNorm(d_model, eps=1e-6)
-    if name == "layer":
-        return nn.LayerNorm(d_model, eps=1e-6, bias=False)
-    raise ValueError(f"norm is {name!r}, but must be 'rms' or 'layer'.")
+        cache.shortcut = SingleToken(self) if can_step(self) else None
+        return cache
 
 
 def check_sizes(**sizes: int) -> None:

@@ -11,7 +11,6 @@ from torch import Tensor
 
 from musictrain.models import Decoder
 from musictrain.models.cache import ContextFullError
-from musictrain.models.rotary import rotary_table, rotate
 
 VOCAB = 23
 
@@ -45,24 +44,31 @@ def test_feeding_through_the_cache_gives_the_logits_of_the_whole(pieces: list[in
     assert cache.length == 20
 
 
-def test_rotary_attention_depends_on_distance_alone() -> None:
-    table = rotary_table(50, 8)
-    query, key = torch.randn(2, 8)
-
-    def product(query_position: int, key_position: int) -> Tensor:
-        at = [rotate(c, table[:, p]) for c, p in ((query, query_position), (key, key_position))]
-        return at[0] @ at[1]
-
-    torch.testing.assert_close(product(3, 1), product(40, 38), rtol=0, atol=1e-5)
-    assert not torch.allclose(product(3, 1), product(3, 2))
-    torch.testing.assert_close(rotate(query, table[:, 30]).norm(), query.norm())
+@pytest.mark.parametrize("options", [{}, {"norm": "layer", "tie_embeddings": False}], ids=["rms-tied", "layer-untied"])
+def test_the_shortcut_for_one_token_gives_the_logits_of_the_whole(options: dict[str, Any]) -> None:
+    network, tokens = small_decoder(**options), some_tokens()
+    cache = network.start_cache(batch_size=2, length=20)
+    assert cache.shortcut is not None
+    with torch.no_grad():
+        fed = torch.cat([network(part, cache=cache) for part in tokens.split([6] + [1] * 14, dim=1)], dim=1)
+        torch.testing.assert_close(fed, network(tokens), rtol=0, atol=1e-5)
 
 
-def test_rotation_by_hand() -> None:
-    # Two pairs of channels, position 1: angles 1 and 1 / sqrt(base) = 0.1.
-    turned = rotate(torch.tensor([1.0, 0.0, 0.0, 1.0]), rotary_table(2, 4, base=100.0)[:, 1])
-    by_hand = [math.cos(1), -math.sin(0.1), math.sin(1), math.cos(0.1)]
-    torch.testing.assert_close(turned, torch.tensor(by_hand))
+def test_a_network_with_foreign_parts_goes_the_usual_way() -> None:
+    class Doubled(torch.nn.Linear):
+        def forward(self, x: Tensor) -> Tensor:
+            return 2 * super().forward(x)
+
+    network, tokens = small_decoder(), some_tokens()
+    network.blocks[1].feed_forward.up = Doubled(32, network.blocks[1].feed_forward.up.out_features, bias=False)
+    cache = network.start_cache(batch_size=2, length=20)
+    assert cache.shortcut is None
+    with torch.no_grad():
+        fed = torch.cat([network(part, cache=cache) for part in tokens.split(1, dim=1)], dim=1)
+        torch.testing.assert_close(fed, network(tokens), rtol=0, atol=1e-5)
+    hooked = small_decoder()
+    hooked.blocks[0].attention.register_forward_hook(lambda *_: None)
+    assert hooked.start_cache(1).shortcut is None
 
 
 def test_untrained_loss_is_that_of_a_uniform_guess() -> None:
@@ -103,7 +109,7 @@ def test_bf16_autocast_is_near_full_precision_with_and_without_cache() -> None:
         whole = network(tokens)
         cache = network.start_cache(2, 20)
         fed = torch.cat([network(part, cache=cache) for part in tokens.split([12] + [1] * 8, dim=1)], dim=1)
-    assert cache.keys.dtype == torch.bfloat16
+    assert cache.keys[0].dtype == torch.bfloat16
     for logits in (whole, fed):
         torch.testing.assert_close(logits.float(), exact, rtol=0, atol=0.05 * exact.abs().max().item())
 
@@ -111,7 +117,7 @@ def test_bf16_autocast_is_near_full_precision_with_and_without_cache() -> None:
 def test_bf16_weights_work() -> None:
     network = small_decoder().bfloat16()
     cache = network.start_cache(2, 20)
-    assert network(some_tokens(), cache=cache).dtype == cache.values.dtype == torch.bfloat16
+    assert network(some_tokens(), cache=cache).dtype == cache.values[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
