@@ -177,10 +177,10 @@ def _read_tunes(path: Path, gates: Gates) -> tuple[Pieces, Rejected]:
 
 # What symusic says, and what it means.
 PLAIN_REASONS = (
-    (r"Invalid chunk length|Unexpected EOF|Unexpected end", "the file ends too early: it is cut off or damaged"),
+    (r"Invalid chunk length|Unexpected EOF|File size is less", "the file ends too early: it is cut off or damaged"),
     (r"Division type", "its times are in film frames (SMPTE), not in beats"),
     (r"Get (\w+)=(-?\d+)", r"damaged: it holds a \1 of \2, which MIDI does not have"),
-    (r"MiniMidi: (.*)", r"not readable as MIDI: \1"),
+    (r"MiniMidi: (.*?)[.!]?(?:: iostream error)?$", r"not readable as MIDI: \1"),
     (r"File is not a zip file", "not a .mxl file: those are zip archives"),
     (r"Cannot parse MusicXML files not in score-partwise.*", "not a MusicXML score (score-partwise)"),
     (r"(.*): line (\d+), column \d+", r"broken XML: \1 in line \2"),

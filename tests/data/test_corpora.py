@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import os
 import pickle
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -43,7 +45,7 @@ def test_a_folder_is_read_at_any_depth_and_a_broken_file_costs_one_line(folder: 
     assert corpus.pieces[0].source == "high/01.mid"
     assert corpus.pieces[0].notes.same_notes(melody(1))
     assert len(corpus.pieces) == 21
-    assert corpus.rejected == [("broken.mid", "not readable as MIDI: Invaild midi file! File size is less than 14!: iostream error")]
+    assert corpus.rejected == [("broken.mid", "the file ends too early: it is cut off or damaged")]
 
 
 def test_every_piece_is_in_one_split_and_twins_are_in_the_same(folder: Path, tmp_path: Path) -> None:
@@ -210,6 +212,14 @@ def test_shares_are_refused_before_anything_is_read(folder: Path, tmp_path: Path
     with pytest.raises(ValueError, match="expected three shares"):
         load(folder, tmp_path, splits=(0.9, 0.2, 0.1))
     assert not (tmp_path / "cache").exists()
+
+
+def test_a_script_without_a_main_guard_may_load_a_corpus(folder: Path, tmp_path: Path, repository: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text(f"from musictrain import load_corpus\nprint(len(load_corpus({str(folder)!r}, workers=2).pieces))\n")
+    environment = {**os.environ, "PYTHONPATH": str(repository), "MUSICTRAIN_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, env=environment, cwd=tmp_path, check=False)
+    assert (done.stdout, done.stderr) == ("21\n", "Reading my scores: 22 of 22\n")
 
 
 def test_progress_is_plain_lines_where_there_is_no_terminal(folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
