@@ -17,7 +17,7 @@ def test_every_public_name_leads_somewhere(name: str) -> None:
 
 
 def test_another_name_is_refused_with_those_there_are() -> None:
-    with pytest.raises(AttributeError, match="no attribute 'load_corpse'. It has: ScoreError, read_notes"):
+    with pytest.raises(AttributeError, match=r"no attribute 'load_corpse'. It has: ScoreError, read_notes"):
         musictrain.data.load_corpse  # noqa: B018
 
 
