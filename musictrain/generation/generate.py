@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +74,7 @@ def generate_scored(
         pad_id: what a finished row is fed while the others go on.
         use_cache: False reads the window again for every token; slower, the same result.
         context: tokens the network looks back on, at most its ``max_context``, which is the default. Beyond it see ``window_start``.
-        align: windows start at multiples of it: ``tokenizer.tokens_per_step``.
+        align: windows start at multiples of it, such as ``tokenizer.tokens_per_step``, and of the network's own ``window_align``.
         first_row: number of the first row in the seed's streams, for samples made in several batches.
 
     Raises:
@@ -81,6 +82,7 @@ def generate_scored(
     """
     rule = SamplingRule(temperature, top_k, top_p, min_p)
     check_request(network, prompt, max_new_tokens, seed)
+    align = math.lcm(align, getattr(network, "window_align", 1))
     context = checked_context(network, context, align)
     batch, length = prompt.shape
     chance = torch.from_numpy(chances(seed, range(first_row, first_row + batch), max_new_tokens))

@@ -101,5 +101,11 @@ def _layer_of(block: Any) -> _Layer:
 def _norm_of(norm: Any) -> Norm:
     """A norm's forward, without what stands around a module's call."""
     if isinstance(norm, RMSNorm):
-        return norm.forward
+        return partial(_rms_norm, weight=norm.weight, eps=norm.weight.new_tensor(norm.eps))
     return partial(F.layer_norm, normalized_shape=norm.normalized_shape, weight=norm.weight, eps=norm.eps)
+
+
+def _rms_norm(stream: Tensor, weight: Tensor, eps: Tensor) -> Tensor:
+    length = torch.linalg.vector_norm(stream, dim=-1, keepdim=True)
+    inverse = torch.addcmul(eps, length, length, value=1 / stream.shape[-1]).rsqrt_()
+    return (stream * inverse).mul_(weight)

@@ -217,3 +217,14 @@ def test_a_grammar_is_obeyed_from_the_prompt_on(temperature: float) -> None:
 def test_requests_that_cannot_work_are_refused(prompt: Tensor, options: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         generate(small_network(), prompt, **{"max_new_tokens": 1, **options})
+
+
+def test_windows_start_where_the_network_wants_them() -> None:
+    network = small_network(max_context=16)
+    network.window_align = 8
+    fed: list[list[int]] = []
+    network.register_forward_pre_hook(lambda _, args: fed.append(args[0][0].tolist()))
+    (sequence,) = generate(network, prompts(1), max_new_tokens=40, align=4, use_cache=False)
+    starts = [n - len(window) for n, window in enumerate(fed, start=3)]
+    assert set(starts) == {0, 8, 16, 24, 32}
+    assert len(sequence) == 43
