@@ -34,10 +34,12 @@ def notes_from_notation(path: Path) -> Notes:
     if path.suffix.lower() == ".mxl":
         _check_unpacked_size(path)
     with _silence():
-        from music21 import converter
+        from music21.converter import Converter
 
-        score = converter.parse(path, forceSource=True, storePickle=False)
-        return notes_from_stream(score)
+        # Not converter.parse: even with its cache off that makes a folder in the system's temporary one.
+        converter = Converter()
+        converter.parseFileNoPickle(path)
+        return notes_from_stream(converter.stream)
 
 
 def count_parts(path: Path) -> int:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import tempfile
+import os
+import subprocess
+import sys
 import zipfile
 from pathlib import Path
 
@@ -121,17 +123,16 @@ def test_an_archive_that_unpacks_to_too_much_is_refused(tmp_path: Path, monkeypa
         read_notes(tmp_path / "bomb.mxl")
 
 
-def test_reading_says_nothing_and_leaves_no_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
+def test_reading_says_nothing_and_leaves_no_file(tmp_path: Path, repository: Path) -> None:
     home, temporary, scores = tmp_path / "home", tmp_path / "tmp", tmp_path / "scores"
     for folder in (home, temporary, scores):
         folder.mkdir()
-    monkeypatch.setenv("HOME", str(home))
-    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     (scores / "x.musicxml").write_text(musicxml([note("C", 4, 16)]))
+    (scores / "x.krn").write_text("**kern\n4c\n*-\n")
     (scores / "x.abc").write_text("X:1\nT:x\nL:1/4\nM:3/4\nK:C\nCDEFG|\n")
-    for path in sorted(scores.iterdir()):
-        read_notes(path)
+    code = f"import pathlib, musictrain.data as data\nfor path in pathlib.Path({str(scores)!r}).iterdir(): data.read_notes(path)"
+    # A process of its own: music21 looks for its folders once.
+    environment = {**os.environ, "HOME": str(home), "TMPDIR": str(temporary), "PYTHONPATH": str(repository)}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert [*home.rglob("*"), *temporary.rglob("*")] == []
-    assert capfd.readouterr() == ("", "")
+    assert (done.stdout, done.stderr) == ("", "")
