@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -71,10 +71,10 @@ class Notes:
     onset: NDArray[np.float64]
     duration: NDArray[np.float64]
     pitch: NDArray[np.int64]
-    velocity: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
-    program: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
-    track: NDArray[np.int64] = field(default=None)  # type: ignore[assignment]
-    drum: NDArray[np.bool_] = field(default=None)  # type: ignore[assignment]
+    velocity: NDArray[np.int64] = field(default=None)  # type: ignore[arg-type, assignment]
+    program: NDArray[np.int64] = field(default=None)  # type: ignore[arg-type, assignment]
+    track: NDArray[np.int64] = field(default=None)  # type: ignore[arg-type, assignment]
+    drum: NDArray[np.bool_] = field(default=None)  # type: ignore[arg-type, assignment]
     time_signatures: tuple[TimeSignature, ...] = ()
     tempos: tuple[Tempo, ...] = ()
 
@@ -84,7 +84,7 @@ class Notes:
         columns = {}
         for name, dtype in COLUMNS.items():
             value = getattr(self, name)
-            column = np.full(num_notes, defaults[name], dtype) if value is None else np.asarray(value, dtype).reshape(-1)
+            column: NDArray[Any] = np.full(num_notes, defaults[name], dtype) if value is None else np.asarray(value, dtype).reshape(-1)
             if len(column) != num_notes:
                 raise ValueError(f"Notes got {num_notes} onsets but {len(column)} values of {name}: every column needs one value a note.")
             columns[name] = column
