@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from musictrain.models.block_dropout import BlockDropout
 from musictrain.models.feature_bag import FeatureBag
 from musictrain.models.frame_classes import VOICES, FrameClasses
 from musictrain.models.frame_features import FrameFeatures, decided_before, known_classes, note_features, note_sizes
-from musictrain.models.locked_dropout import LockedDropout
 from musictrain.models.match_pointer import Proposal
 
 
@@ -42,7 +42,7 @@ class FrameHead(nn.Module):
         self.context = nn.Linear(context, VOICES * width)
         self.proposal = nn.Linear(2, width)
         self.hidden = nn.Sequential(
-            nn.LayerNorm(width), nn.GELU(), LockedDropout(dropout), nn.Linear(width, width), nn.GELU(), LockedDropout(dropout)
+            nn.LayerNorm(width), nn.GELU(), BlockDropout(dropout), nn.Linear(width, width), nn.GELU(), BlockDropout(dropout)
         )
         self.output = nn.Linear(width, sum(self.parts))
         self.voice_bias = nn.Parameter(torch.zeros(VOICES, sum(self.parts)))

@@ -66,6 +66,12 @@ class GRUScan(torch.autograd.Function):
         return by_gates, by_weight.to(gradient.dtype), by_product[:, :, 2].sum((0, 1)), carried
 
 
+@torch.compiler.disable
+def scan(gates: Tensor, weight: Tensor, bias: Tensor, state: Tensor) -> Tensor:
+    """``GRUScan``, which a compiler is to leave alone: it would unroll the steps and take minutes over it."""
+    return GRUScan.apply(gates, weight, bias, state)  # type: ignore[no-untyped-call]
+
+
 def product_dtype(tensor: Tensor) -> torch.dtype:
     """The precision of a matrix product with ``tensor``: autocast's where that is on, else its own."""
     device = tensor.device.type
@@ -91,4 +97,4 @@ class GRULayer(nn.Module):
     def forward(self, stream: Tensor, state: Tensor) -> Tensor:
         """(batch, time, width), and the state (batch, hidden) before, to the states after each step, (batch, time, hidden)."""
         gates = self.inputs(stream).to(self.weight.dtype).transpose(0, 1).contiguous()
-        return GRUScan.apply(gates, self.weight, self.bias, state).transpose(0, 1)  # type: ignore[no-untyped-call]
+        return scan(gates, self.weight, self.bias, state).transpose(0, 1)

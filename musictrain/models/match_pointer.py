@@ -40,7 +40,7 @@ class Proposal(NamedTuple):
 class MatchPointer(nn.Module):
     """Scores every place and spreads one unit of probability over them and over none of them.
 
-    Nothing but sums of biases: some two hundred numbers, none of which belongs to a weight decay.
+    Nothing but sums of biases: some three hundred numbers, none of which belongs to a weight decay.
 
     Args:
         classes: of the voices.

@@ -6,10 +6,11 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
+from musictrain.models.block_dropout import BlockDropout
 from musictrain.models.feature_bag import FeatureBag
 from musictrain.models.gru_scan import GRULayer
-from musictrain.models.locked_dropout import LockedDropout
 
 
 class ReaderState(NamedTuple):
@@ -35,17 +36,29 @@ class PairReader(nn.Module):
         dropout: on each layer's output.
         input_dropout: on the embedding.
         feature_dropout: of the features.
+        segment: while training the layers start anew every so many pairs; None lets them remember the whole sequence. To remember whole
+            pieces is to learn them by heart.
     """
 
     def __init__(
-        self, sizes: list[int], *, width: int, hidden: int, num_layers: int, dropout: float, input_dropout: float, feature_dropout: float
+        self,
+        sizes: list[int],
+        *,
+        width: int,
+        hidden: int,
+        num_layers: int,
+        dropout: float = 0.0,
+        input_dropout: float = 0.0,
+        feature_dropout: float = 0.0,
+        segment: int | None = None,
     ) -> None:
         super().__init__()
         self.inputs = FeatureBag(sizes, width, std=0.3, dropout=feature_dropout)
         self.norm = nn.LayerNorm(width)
-        self.input_dropout = LockedDropout(input_dropout)
+        self.input_dropout = BlockDropout(input_dropout)
         self.layers = nn.ModuleList(GRULayer(hidden if layer else width, hidden) for layer in range(num_layers))
-        self.dropout = LockedDropout(dropout)
+        self.dropout = BlockDropout(dropout)
+        self.segment = segment
         self.start = nn.Parameter(torch.zeros(hidden))
 
     def first_state(self, batch_size: int) -> ReaderState:
@@ -64,10 +77,25 @@ class PairReader(nn.Module):
         if not pairs.shape[1]:
             return first, state
         stream = self.input_dropout(self.norm(self.inputs(pairs)))
+        if self.training and self.segment is not None:
+            stream, layers = self._forgetful(stream, min(self.segment, pairs.shape[1])), state.layers
+        else:
+            stream, layers = self._through(stream, state.layers)
+        outputs = torch.cat([first.to(stream.dtype), stream], 1)
+        return outputs, ReaderState(layers, outputs[:, -1])
+
+    def _through(self, stream: Tensor, states: Tensor) -> tuple[Tensor, Tensor]:
+        """The layers' outputs (batch, pairs, hidden), and their states after the last pair."""
         last = []
-        for number, (layer, before) in enumerate(zip(self.layers, state.layers, strict=True)):
+        for number, (layer, before) in enumerate(zip(self.layers, states, strict=True)):
             output = layer(stream, before)
             last.append(output[:, -1])
             stream = self.dropout(output) + stream if number else self.dropout(output)
-        outputs = torch.cat([first.to(stream.dtype), stream], 1)
-        return outputs, ReaderState(torch.stack(last), outputs[:, -1])
+        return stream, torch.stack(last)
+
+    def _forgetful(self, stream: Tensor, segment: int) -> Tensor:
+        """The layers' outputs (batch, pairs, hidden), started anew at every segment."""
+        batch, pairs, _ = stream.shape
+        segments = F.pad(stream, (0, 0, 0, -pairs % segment)).unflatten(1, (-1, segment)).flatten(0, 1)
+        outputs, _ = self._through(segments, self.first_state(len(segments)).layers)
+        return outputs.unflatten(0, (batch, -1)).flatten(1, 2)[:, :pairs]

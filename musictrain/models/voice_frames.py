@@ -62,9 +62,11 @@ class VoiceFrames(nn.Module):
         hidden: channels of each GRU layer.
         num_layers: GRU layers.
         head_hidden: channels of the head.
-        dropout: on the GRU's and the head's channels, one mask a sequence.
+        dropout: on the GRU's and the head's channels, see ``BlockDropout``.
         input_dropout: on the embedded frames, likewise.
         feature_dropout: probability that one of the features of a frame or a note is left out.
+        segment_beats: while training, the GRU forgets everything every so many beats, since to remember whole pieces is to learn them by
+            heart; None: never. The pointer always sees the whole window.
         pointer_beats: how far back the pointer looks.
         max_interval: in semitones; wider intervals count as this wide.
         beats_per_bar: the place in the bar is counted so, whatever the metre of the piece.
@@ -85,9 +87,10 @@ class VoiceFrames(nn.Module):
         hidden: int = 384,
         num_layers: int = 2,
         head_hidden: int = 384,
-        dropout: float = 0.3,
-        input_dropout: float = 0.1,
+        dropout: float = 0.4,
+        input_dropout: float = 0.2,
         feature_dropout: float = 0.1,
+        segment_beats: int | None = 16,
         pointer_beats: int = 128,
         max_interval: int = 40,
         beats_per_bar: int = 4,
@@ -109,6 +112,7 @@ class VoiceFrames(nn.Module):
             dropout=dropout,
             input_dropout=input_dropout,
             feature_dropout=feature_dropout,
+            segment=None if segment_beats is None else max(1, segment_beats * steps_per_beat // 2),
         )
         self.pointer = MatchPointer(self.classes, steps_per_beat)
         self.head = FrameHead(
@@ -124,13 +128,15 @@ class VoiceFrames(nn.Module):
         """Logits (batch, time, vocab) of the token after each of ``tokens`` (batch, time).
 
         Raises:
-            ValueError: if the cache was started for another batch size.
+            ValueError: if the cache was started for another batch size, or the network is in training mode.
         """
         batch, time = tokens.shape
         if cache is None:
             cache = self._memory(batch, tokens.device, lags=min(self.pointer_beats, 1 + time // (VOICES * self.steps_per_beat)))
         elif batch != cache.batch_size:
             raise ValueError(f"Got {batch} sequences, but this cache was started for {cache.batch_size}: start another.")
+        elif self.training:
+            raise ValueError("VoiceFrames got a cache while training, when it forgets now and then: call eval() first.")
         return self._read(tokens, cache)
 
     def start_cache(self, batch_size: int, length: int | None = None) -> VoiceFramesCache:

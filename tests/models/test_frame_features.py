@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from musictrain.data.tokenizers import VoiceGrid
+from musictrain.models.block_dropout import BlockDropout
 from musictrain.models.feature_bag import FeatureBag
 from musictrain.models.frame_classes import FrameClasses
 from musictrain.models.frame_features import (
@@ -19,7 +20,6 @@ from musictrain.models.frame_features import (
     pair_sizes,
     run_lengths,
 )
-from musictrain.models.locked_dropout import LockedDropout
 
 CLASSES = FrameClasses(lowest=60, highest=64, max_interval=3)
 BEGIN, END, UNKNOWN = CLASSES.bos, CLASSES.eos, CLASSES.unknown
@@ -94,11 +94,13 @@ def test_features_are_left_out_only_while_training() -> None:
     torch.testing.assert_close(trained.mean(0), whole[0], rtol=0, atol=0.2)
 
 
-def test_locked_dropout_has_one_mask_for_all_steps_of_a_sequence() -> None:
+def test_block_dropout_has_one_mask_for_some_steps_in_a_row() -> None:
     torch.manual_seed(0)
-    dropout = LockedDropout(0.5)
-    dropped = dropout(torch.ones(3, 7, 50))
-    assert torch.equal(dropped, dropped[:, :1].expand_as(dropped))
+    dropout = BlockDropout(0.5, block=3)
+    dropped = dropout(torch.ones(2, 7, 50))
+    for first, last in ((0, 3), (3, 6)):
+        assert torch.equal(dropped[:, first:last], dropped[:, first : first + 1].expand(-1, 3, -1))
+    assert not torch.equal(dropped[:, 0], dropped[:, 3])
     assert not torch.equal(dropped[0], dropped[1])
     assert set(dropped.unique().tolist()) == {0.0, 2.0}
     assert torch.equal(dropout.eval()(torch.ones(1, 2, 3)), torch.ones(1, 2, 3))
@@ -106,6 +108,6 @@ def test_locked_dropout_has_one_mask_for_all_steps_of_a_sequence() -> None:
 
 def test_dropouts_outside_their_range_are_refused() -> None:
     with pytest.raises(ValueError, match=r"A dropout is 1\.0, but must be at least 0 and below 1"):
-        LockedDropout(1.0)
+        BlockDropout(1.0)
     with pytest.raises(ValueError, match=r"The dropout of features is -0\.1, but must be at least 0 and below 1"):
         FeatureBag([2], 4, std=1.0, dropout=-0.1)

@@ -264,7 +264,24 @@ def test_sizes_that_cannot_work_are_refused(options: dict[str, Any], message: st
         small_network(**options)
 
 
-def test_a_cache_of_another_batch_size_is_refused() -> None:
+def test_while_training_the_layers_forget_at_every_segment_and_otherwise_not() -> None:
+    network = small_network(dropout=0.0, input_dropout=0.0, feature_dropout=0.0, segment_beats=2)
+    pairs = torch.randint(3, (2, 10, len(network.reader.inputs.offsets)), generator=torch.Generator().manual_seed(0))
+    changed = pairs.clone()
+    changed[:, 1] = 0
+
+    def moved(training: bool) -> list[bool]:
+        """Which outputs, 0 being that before the first pair, a change of the second pair moves."""
+        before, after = (network.train(training).reader(seen, network.reader.first_state(2))[0] for seen in (pairs, changed))
+        return (before != after).any(-1).all(0).tolist()
+
+    assert moved(training=True) == [False, False] + [True] * 3 + [False] * 6
+    assert moved(training=False) == [False, False] + [True] * 9
+
+
+def test_caches_that_do_not_fit_are_refused() -> None:
     network = small_network()
+    with pytest.raises(ValueError, match=r"got a cache while training.*call eval\(\) first"):
+        network.train()(some_pieces(), cache=network.start_cache(3))
     with pytest.raises(ValueError, match="Got 3 sequences, but this cache was started for 2"):
         network(some_pieces(), cache=network.start_cache(2))
