@@ -73,6 +73,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except CommandError as error:
         print(f"error: {error}", file=sys.stderr)
         return FAILED
+    except SystemExit as stop:
+        # argparse's --help ends the program; here the caller does.
+        return stop.code if isinstance(stop.code, int) else FINISHED
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:

@@ -16,7 +16,7 @@ from musictrain.cli.options import default_runs_dir
 from musictrain.cli.parse_errors import condense, parameters_of
 from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import check_same_parts
-from musictrain.cli.run_defaults import default_callbacks, loggers_of, run_name
+from musictrain.cli.run_defaults import default_callbacks, loggers_of, measuring_options, run_name
 from musictrain.runs import RunFolder
 from musictrain.runs.train_log import TrainLog
 
@@ -61,6 +61,7 @@ class MusicCLI(LightningCLI):
         self._command, self._arguments = command, list(arguments)
         self._train_log, self._folder = train_log, folder
         self._given_vocab_size: Any = UNSET
+        self._fault = ""
         self.run_logger: RunLogger | None = None
         super().__init__(
             LightningModule,
@@ -87,6 +88,12 @@ class MusicCLI(LightningCLI):
         parser.set_defaults({"model": "musictrain.MusicModule", "data": "musictrain.MusicDataModule"})
         parser.link_arguments("data", VOCAB_SIZE, compute_fn=self._vocab_size, apply_on="instantiate")
 
+    def _prepare_subcommand_parser(self, *args: Any, **kwargs: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(*args, **kwargs)
+        # Lightning would read checkpoints with pickle, which runs what is in them.
+        parser.set_defaults({"weights_only": True})
+        return parser
+
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As in Lightning, without its remark on arguments that do not come from ``sys.argv``."""
         self.config = parser.parse_args(args)
@@ -111,22 +118,18 @@ class MusicCLI(LightningCLI):
             data["seed"] = self.settings.seed_everything
 
     def _vocab_size(self, data: Any) -> int:
-        """The tokenizer's vocabulary, or what was set by hand where the data has none.
-
-        Raises:
-            UsageError: if the two disagree.
-        """
+        """The vocabulary of the data's tokenizer, or what was set by hand where the data has none."""
         wanted = None if self._given_vocab_size in (None, UNSET) else int(self._given_vocab_size)
         offered = getattr(data, "vocab_size", None)
         if offered is None and wanted is None:
-            raise UsageError(f"The network needs a vocab_size and {type(data).__name__} offers none: set {VOCAB_SIZE}.")
-        if offered is not None and wanted is not None and wanted != offered:
+            self._fault = f"The network needs a vocab_size and {type(data).__name__} offers none: set {VOCAB_SIZE}."
+        elif offered is not None and wanted is not None and wanted != offered:
             tokenizer = getattr(getattr(data, "tokenizer", None), "name", type(data).__name__)
-            raise UsageError(
+            self._fault = (
                 f"The network has {wanted} tokens, the tokenizer {tokenizer} has {offered}. "
                 f"Leave out {VOCAB_SIZE}, and it follows the tokenizer; or set it to {offered}."
             )
-        return int(offered if offered is not None else wanted)  # type: ignore[arg-type]
+        return int(offered or wanted or 1)
 
     def _dump_config(self) -> None:
         super()._dump_config()
@@ -139,9 +142,12 @@ class MusicCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Lightning's, with the run folder's logger in front and the default callbacks behind the user's own."""
+        if self._fault:
+            # Not raised where it is found: jsonargparse would print the whole data module with it, and so read the corpus.
+            raise UsageError(self._fault)
         settings = self._get(self.config_init, "trainer", default={})
         if self._command != "fit":
-            return super().instantiate_trainer(logger=settings.get("logger") or False, **kwargs)
+            return super().instantiate_trainer(**measuring_options(settings), **kwargs)
         self.run_logger = RunLogger(self.settings.runs, run_name(self.settings, self._arguments), folder=self._folder)
         config = self.resolved_config()
         if self._folder is not None:

@@ -20,6 +20,7 @@ IN_CLASS = re.compile(r"Problem with given class_path '(?P<path>[^']+)'")
 NOT_ACCEPTED = re.compile(r"Option '(?P<option>[^']+)' is not accepted")
 NO_ATTRIBUTE = re.compile(r"module '(?P<module>[^']+)' has no attribute '(?P<name>[^']+)'")
 EXPECTED = re.compile(r"Expected an? (?P<type>.+?)\.? Got value: (?P<value>.*)")
+REQUIRED = re.compile(r"the following arguments are required: (?P<names>.+)")
 NOISE = ("Does not validate", "Subtypes:", "Errors:", "Given value", "Expected a path", "Subclass types expect", "a class path", "a dict")
 MOST_KEYS_SHOWN = 12
 
@@ -79,6 +80,9 @@ def _explain(cause: Cause, command: str) -> str:
         return f"{cause.key}: there is no {missing['module']}.{missing['name']}. {hint}".rstrip()
     if wrong := EXPECTED.search(cause.reason):
         return f"{cause.key} is {wrong['value']!r}, but should be {_plain_type(wrong['type'])}."
+    if required := REQUIRED.search(cause.reason):
+        missing = ", ".join(f"{cause.key}.init_args.{name}" for name in required["names"].split(", "))
+        return f"Missing: {missing}. Set it, or start from a recipe: {command} --config NAME"
     where = f" ({cause.class_path})" if cause.class_path else ""
     return f"{cause.key}{where}: {cause.reason}"
 

@@ -61,6 +61,13 @@ def default_callbacks(given: Any, settings: Any, recorder: RunRecorder) -> list[
     return [*mine, *added]
 
 
+def measuring_options(settings: Any) -> dict[str, Any]:
+    """What ``validate``, ``test`` and ``predict`` change of the trainer's settings: no logger but the user's, no bar but on a terminal."""
+    others = settings.get("logger")
+    logger = False if others is None or isinstance(others, bool) else others
+    return {"logger": logger, "enable_progress_bar": settings.get("enable_progress_bar") is not False and sys.stdout.isatty()}
+
+
 class Announcement(Callback):
     """Says before the first step what is trained on what, and where it is written down."""
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from musictrain.cli.console import program, quiet_terminal, report_failure
-from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, WRONG_USAGE, UsageError
+from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, UsageError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.recipes import recipes, with_recipes
 from musictrain.runs import RunFolder, find_run
@@ -76,10 +76,11 @@ def train(command: str, words: list[str], folder: Path | None = None) -> int:
         except (KeyboardInterrupt, SystemExit) as stop:
             return how_it_ended(stop, train_log)
         except BaseException as error:
-            # Before a run has begun, what was asked for cannot work; afterwards it has failed.
-            before = train_log.path is None and isinstance(error, ValueError)
+            if train_log.path is None and isinstance(error, ValueError):
+                # Before a run has begun, a ValueError says that what was asked for cannot work.
+                raise UsageError(str(error)) from error
             report_failure(error, train_log, runs_dir)
-            return WRONG_USAGE if before else FAILED
+            return FAILED
     if command == "fit" and cli.trainer.is_global_zero and cli.run_logger is not None and cli.run_logger.started:
         print_summary(cli, runs_dir)
     return FINISHED

@@ -182,7 +182,6 @@ class Ranked(Logging):
         (folder / f"rank_{self.global_rank}").touch()
 
 
-@pytest.mark.slow
 def test_two_processes_write_one_run(tmp_path: Path) -> None:
     module: LightningModule = Ranked()
     trainer_with(tmp_path, RunRecorder(), accelerator="cpu", devices=2, strategy="ddp_fork").fit(module)
