@@ -20,7 +20,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from musictrain.contract import agreed_pad_id, check_context, check_token_range, check_vocabulary, network_vocab_size, tokens_of
 from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
 from musictrain.optim import AdamW, Schedule, WarmupCosine, describe_groups, parameter_groups
-from musictrain.running_sums import LikelihoodSums, TrainingSums
+from musictrain.running_sums import LikelihoodSums, TrainingSums, widest_dtype
 
 log = logging.getLogger(__name__)
 
@@ -38,6 +38,8 @@ class MusicModule(lightning.LightningModule):
     clipping; ``train/tokens_per_second`` since the last line, validation time left out; ``train/tokens`` since the run began. After a
     validation ``val/loss`` per token, and if the batches tell notes and beats, ``val/nats_per_note`` and ``val/bits_per_beat``; the same as
     ``test/`` after a test. These means are over all tokens, notes or beats of the set, not over pieces; nan if there are none.
+
+    What is optimized is the mean over a batch's own tokens: under accumulation and over ranks every batch weighs the same.
 
     Before each training batch torch's random numbers, and torch's alone, are seeded from (seed, number of the batch, share of the data this
     rank reads): a resumed run draws what the uninterrupted one would have drawn, whatever validation drew in between. The seed is the data
@@ -167,11 +169,9 @@ class MusicModule(lightning.LightningModule):
         if not every or (self.global_step + 1) % every:
             return
         values: dict[str, Any] = {**self._training_sums.flush(self._sum_over_ranks, self._shard[1])}
-        self.log("train/loss", values.pop("loss"), prog_bar=True)
-        gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-        norm = torch.nn.utils.get_total_norm(gradients)
-        values |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": getattr(norm, "full_tensor", lambda: norm)()}
-        self.log_dict({f"train/{name}": value for name, value in values.items()})
+        values |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": _gradient_norm(optimizer)}
+        self.log("train/loss", self._widest(values.pop("loss")), prog_bar=True)
+        self.log_dict({f"train/{name}": self._widest(value) for name, value in values.items()})
 
     def on_validation_epoch_start(self) -> None:
         self._likelihood = LikelihoodSums(self.device)
@@ -188,7 +188,11 @@ class MusicModule(lightning.LightningModule):
     def _log_likelihood(self, prefix: str) -> None:
         means = self._likelihood.means(self._sum_over_ranks)
         # The values are the same on every rank already; without sync_dist Lightning warns that they might not be.
-        self.log_dict({f"{prefix}/{name}": value for name, value in means.items()}, sync_dist=True)
+        self.log_dict({f"{prefix}/{name}": self._widest(value) for name, value in means.items()}, sync_dist=True)
+
+    def _widest(self, value: Any) -> Tensor:
+        # Lightning would make it 32 bits: 0.0003 is logged as 0.0003000000142, and of many tokens the last ones are lost.
+        return torch.as_tensor(value, dtype=widest_dtype(self.device), device=self.device)
 
     @property
     def _shard(self) -> tuple[int, int]:
@@ -215,6 +219,13 @@ class MusicModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if SUMS_KEY in checkpoint:
             self._training_sums.load_state_dict(checkpoint[SUMS_KEY])
+
+
+def _gradient_norm(optimizer: Optimizer) -> Tensor:
+    """L2 norm of all gradients; of sharded ones, the norm of the whole."""
+    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
+    norm = torch.nn.utils.get_total_norm(gradients)
+    return getattr(norm, "full_tensor", lambda: norm)()
 
 
 def seed_torch(device: torch.device, seed: int, number: int, share: int) -> None:

@@ -16,9 +16,9 @@ from torch import Tensor
 Reduce = Callable[[Tensor], Tensor]
 
 
-def _zeros(size: int, device: torch.device) -> Tensor:
-    """Sums in 64 bits, where the device has them: in 32, counts beyond 16.8 million stand still."""
-    return torch.zeros(size, device=device, dtype=torch.float32 if device.type == "mps" else torch.float64)
+def widest_dtype(device: torch.device) -> torch.dtype:
+    """64 bits where the device has them: in 32, counts beyond 16.8 million stand still."""
+    return torch.float32 if device.type == "mps" else torch.float64
 
 
 class TrainingSums:
@@ -30,13 +30,13 @@ class TrainingSums:
 
     def __init__(self) -> None:
         self.tokens_before = 0
-        self._sums = _zeros(2, torch.device("cpu"))
+        self._sums = torch.zeros(2, dtype=torch.float64)
         self._seconds = 0.0
         self._started: float | None = None
 
     def start(self, device: torch.device) -> None:
         """Let the clock run, and keep the sums on ``device`` from now on."""
-        self._sums = self._sums.to(device)
+        self._sums = self._sums.to(device, widest_dtype(device))
         self._started = time.perf_counter()
 
     def pause(self) -> None:
@@ -80,7 +80,7 @@ class LikelihoodSums:
     """Likelihood, tokens, notes and beats of a set of batches, (4,)."""
 
     def __init__(self, device: torch.device) -> None:
-        self._sums = _zeros(4, device)
+        self._sums = torch.zeros(4, dtype=widest_dtype(device), device=device)
 
     def add(self, nll_sum: Tensor, num_tokens: Tensor, batch: Any) -> None:
         """Add one batch; ``notes`` and ``beats``, (rows,), are summed if the batch is a mapping that has them."""
