@@ -90,6 +90,21 @@ def check_context(network: nn.Module, *windows: int | None) -> None:
         )
 
 
+def check_alignment(network: nn.Module, packing: bool | None, align: int | None) -> None:
+    """Refuse windows that start where a network with a ``window_align`` cannot count from; unknown packing passes.
+
+    Raises:
+        ValueError: naming what the network needs and what the data does.
+    """
+    needed = getattr(network, "window_align", 1)
+    if needed == 1 or packing is None or (not packing and align is not None and align % needed == 0):
+        return
+    raise ValueError(
+        f"{type(network).__name__} counts from the start of its window, which must be a multiple of {needed} tokens into one piece, but "
+        f"the data has packing={packing}, align={align}. Set the data's packing to false and its align to {needed}."
+    )
+
+
 def check_token_range(tokens: Tensor, width: int) -> None:
     """Refuse tokens outside the network's vocabulary; reads them from the device.
 

@@ -17,7 +17,15 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from musictrain.contract import agreed_pad_id, check_context, check_token_range, check_vocabulary, network_vocab_size, tokens_of
+from musictrain.contract import (
+    agreed_pad_id,
+    check_alignment,
+    check_context,
+    check_token_range,
+    check_vocabulary,
+    network_vocab_size,
+    tokens_of,
+)
 from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
 from musictrain.optim import AdamW, Schedule, WarmupCosine, describe_groups, parameter_groups
 from musictrain.running_sums import LikelihoodSums, TrainingSums, widest_dtype
@@ -100,6 +108,7 @@ class MusicModule(lightning.LightningModule):
         check_vocabulary(self.network, self._unchecked_width, getattr(datamodule, "vocab_size", None))
         check_context(self.network, *(getattr(datamodule, name, None) for name in ("window", "valid_window")))
         if stage == "fit":
+            check_alignment(self.network, getattr(datamodule, "packing", None), getattr(datamodule, "align", None))
             self._training_sums = TrainingSums()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
                 raise ValueError(_no_limit(self.schedule))

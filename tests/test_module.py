@@ -199,6 +199,14 @@ def test_windows_beyond_the_networks_context_are_refused_before_it_starts(tmp_pa
         new_trainer(tmp_path, max_steps=1).fit(new_module(network), datamodule=data)
 
 
+@pytest.mark.parametrize(("packing", "align"), [(True, None), (False, None), (False, 24)])
+def test_windows_from_which_the_network_cannot_count_are_refused_before_it_starts(tmp_path, packing, align):
+    network, data = Uniform(), Tokenized()
+    network.window_align, data.packing, data.align = 16, packing, align
+    with pytest.raises(ValueError, match=rf"multiple of 16 tokens .* packing={packing}, align={align}\. Set .* align to 16"):
+        new_trainer(tmp_path, max_steps=1).fit(new_module(network), datamodule=data)
+
+
 def test_a_padding_token_that_is_not_the_tokenizers_is_refused(tmp_path):
     with pytest.raises(ValueError, match="got pad_id=0, but the data's tokenizer pads with 3"):
         new_trainer(tmp_path, max_steps=1).fit(new_module(), datamodule=Tokenized(pad_id=3))
