@@ -17,8 +17,7 @@ class FrameHead(nn.Module):
     """Logits of a voice's rest, pitches and end from what was read before the frame and the voices of it decided before.
 
     A pitch is scored three times: as itself, as an interval from the other voices' notes (those of this frame that are decided, else of the
-    one before) and from the voice's own last note, and by what the pointer proposes. Intervals make a transposed piece almost as likely
-    as the piece.
+    one before) and from the voice's own last note, and by what the pointer proposes. Intervals are the same in every key.
 
     Args:
         classes: of the voices.

@@ -36,8 +36,8 @@ class PairReader(nn.Module):
         dropout: on each layer's output.
         input_dropout: on the embedding.
         feature_dropout: of the features.
-        segment: while training the layers start anew every so many pairs; None lets them remember the whole sequence. To remember whole
-            pieces is to learn them by heart.
+        segment: while training the layers start anew every so many pairs; None lets them remember the whole sequence. Segments run side
+            by side, so that a step has fewer and larger products.
     """
 
     def __init__(
