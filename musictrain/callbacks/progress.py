@@ -1,14 +1,16 @@
-"""PlainProgress: one line every few seconds, for terminals that are files, pipes or logs.
+"""PlainProgress: one line that says where the whole run stands.
 
-    step 400/1500  27 %  loss 1.104  val 1.032  21,500 tokens/s  1 min 20 s elapsed  3 min 41 s left
+    step 400/1,500  27 %  loss 1.104  val 1.032  21,500 tokens/s  1 min 20 s elapsed  3 min 41 s left
 
-When: output is not a terminal (on one, Lightning's RichProgressBar is nicer). Cost: nothing between the lines, which read values
-that were already logged.
+On a terminal the line is written over itself and kept after each validation; in a file, a pipe or a log there is a new one every few
+seconds. When: a run is counted in steps (Lightning's bars count batches of an epoch). Cost: nothing between the lines, which read
+values that were logged anyway.
 """
 
 from __future__ import annotations
 
 import math
+import shutil
 import sys
 import time
 from dataclasses import dataclass
@@ -62,26 +64,26 @@ def duration(seconds: float) -> str:
 
 
 class PlainProgress(ProgressBar):
-    """Prints one line every ``every_seconds`` and one at the end of each validation; only the first process does.
+    """Prints a line every so often and one after each validation; only the first process does.
 
     Args:
-        every_seconds: least time between two lines.
+        every_seconds: least time between two lines; None is 10 seconds, and half a second on a terminal.
         stream: where to, standard output if left out.
 
     Raises:
         ValueError: if ``every_seconds`` is negative.
     """
 
-    def __init__(self, every_seconds: float = 10.0, stream: TextIO | None = None) -> None:
+    def __init__(self, every_seconds: float | None = None, stream: TextIO | None = None) -> None:
         super().__init__()
-        if every_seconds < 0:
+        if every_seconds is not None and every_seconds < 0:
             raise ValueError(f"PlainProgress got every_seconds={every_seconds}; it needs 0 (every step) or more.")
         self.every_seconds = every_seconds
         self._stream = stream
         self._enabled = True
         self._began = self._printed = time.monotonic()
         self._first_step = 0
-        self._printed_step = -1
+        self._kept_step = -1
         self._total = math.inf
 
     def enable(self) -> None:
@@ -105,8 +107,9 @@ class PlainProgress(ProgressBar):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """A line if it is time for one."""
-        if time.monotonic() - self._printed >= self.every_seconds:
-            self._print_line(trainer)
+        every = self.every_seconds if self.every_seconds is not None else (0.5 if self._on_terminal else 10.0)
+        if time.monotonic() - self._printed >= every:
+            self._print_line(trainer, lasting=not self._on_terminal)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """A line with the new score."""
@@ -115,12 +118,21 @@ class PlainProgress(ProgressBar):
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The last line, unless a validation has just printed it."""
-        if self._printed_step != trainer.global_step:
+        if self._kept_step != trainer.global_step:
             self._print_line(trainer)
 
-    def _print_line(self, trainer: Trainer) -> None:
-        self._printed, self._printed_step = time.monotonic(), trainer.global_step
-        self.print(self._progress(trainer).line())
+    @property
+    def _on_terminal(self) -> bool:
+        return (self._stream or sys.stdout).isatty()
+
+    def _print_line(self, trainer: Trainer, lasting: bool = True) -> None:
+        self._printed = time.monotonic()
+        self._kept_step = trainer.global_step if lasting else self._kept_step
+        line = self._progress(trainer).line()
+        if self._on_terminal:
+            # Back to the margin, and erase what an earlier, longer line left.
+            line = "\r" + line[: shutil.get_terminal_size().columns - 1] + "\033[K"
+        self.print(line, end="\n" if lasting else "")
 
     def _progress(self, trainer: Trainer) -> Progress:
         elapsed = time.monotonic() - self._began

@@ -81,8 +81,8 @@ def _explain(cause: Cause, command: str) -> str:
     if wrong := EXPECTED.search(cause.reason):
         return f"{cause.key} is {wrong['value']!r}, but should be {_plain_type(wrong['type'])}."
     if required := REQUIRED.search(cause.reason):
-        missing = ", ".join(f"{cause.key}.init_args.{name}" for name in required["names"].split(", "))
-        return f"Missing: {missing}. Set it, or start from a recipe: {command} --config NAME"
+        keys = ", ".join(f"{cause.key}.init_args.{name}" for name in required["names"].split(", "))
+        return f"Missing: {keys}. Set it, or start from a recipe: {command} --config NAME"
     where = f" ({cause.class_path})" if cause.class_path else ""
     return f"{cause.key}{where}: {cause.reason}"
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar, RichProgressBar
+from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
@@ -54,7 +54,7 @@ def default_callbacks(given: Any, settings: Any, recorder: RunRecorder) -> list[
         # Lightning's own choice would print a table; this one goes to the log.
         defaults.append((ModelSummary, [ModelSummary()]))
     if settings.get("enable_progress_bar") is not False:
-        defaults.append((ProgressBar, [RichProgressBar() if sys.stdout.isatty() else PlainProgress()]))
+        defaults.append((ProgressBar, [PlainProgress()]))
     if settings.get("enable_checkpointing") is not False:
         defaults.append((ModelCheckpoint, [best_checkpoint(), LastCheckpoint()]))
     added = [callback for kind, ours in defaults if not any(isinstance(other, kind) for other in mine) for callback in ours]

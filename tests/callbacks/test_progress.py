@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import math
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.demos.boring_classes import BoringModel
+from lightning.pytorch.trainer.states import RunningStage
 
 from musictrain.callbacks import PlainProgress
 from musictrain.callbacks.progress import Progress
@@ -26,11 +28,11 @@ def test_what_is_unknown_is_left_out() -> None:
     assert Progress(7, math.inf, 3, math.inf, {}).line() == "step 7  3 s elapsed"
 
 
-def lines_of(tmp_path: Path, *, callbacks: list[Any] | None = None, every_seconds: float = 0.0, **options: Any) -> list[str]:
-    stream = io.StringIO()
+def lines_of(tmp_path: Path, *, every_seconds: float = 0.0, stream: io.StringIO | None = None, **options: Any) -> list[str]:
+    stream = stream or io.StringIO()
     trainer = Trainer(
         default_root_dir=tmp_path,
-        callbacks=[PlainProgress(every_seconds, stream), *(callbacks or [])],
+        callbacks=[PlainProgress(every_seconds, stream)],
         logger=False,
         accelerator="cpu",
         enable_checkpointing=False,
@@ -55,9 +57,26 @@ def test_rare_lines_still_have_the_last(tmp_path: Path) -> None:
     ]
 
 
-def test_a_run_limited_by_time_knows_what_is_left(tmp_path: Path) -> None:
-    lines = lines_of(tmp_path, callbacks=[Timer({"days": 2})], max_steps=-1, max_epochs=-1, limit_train_batches=2, fast_dev_run=1)
-    assert len(lines) >= 1
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_on_a_terminal_the_line_is_written_over_itself_and_kept_after_a_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "30")
+    stream = Terminal()
+    lines_of(tmp_path, stream=stream, max_steps=4, val_check_interval=2)
+    written = [text.removesuffix("\033[K") for text in stream.getvalue().replace("\n", "|\r").split("\r") if text]
+    assert [text.split("  ")[0] for text in written] == ["step 1/4", "step 2/4", "step 2/4", "step 3/4", "step 4/4", "step 4/4"]
+    assert [text.endswith("\033[K|") for text in written] == [False, False, True, False, False, True]
+    assert max(len(text.removesuffix("\033[K|")) for text in written) <= 29
+
+
+def test_a_run_limited_by_time_counts_down_by_the_clock() -> None:
+    timer = Timer({"hours": 2})
+    trainer = Trainer(callbacks=[timer, progress := PlainProgress()], logger=False, enable_checkpointing=False, max_steps=-1, max_epochs=-1)
+    timer._start_time[RunningStage.TRAINING] = time.monotonic() - 600
+    assert progress._progress(trainer).line().endswith("1 h 50 min left")
 
 
 def test_a_negative_interval_is_refused() -> None:
