@@ -82,7 +82,7 @@ class MusicModule(lightning.LightningModule):
         # Built from a configuration, the checkpoint keeps it whole, as plain values; objects given in Python are left out.
         self.save_hyperparameters(ignore=[] if _given_hyperparameters.get() else ["network", "optimizer", "schedule"])
         self.network = network
-        self.optimizer_factory = optimizer
+        self.optimizer_factory = SharedFactory(optimizer)
         self.schedule = schedule
         self.label_smoothing = label_smoothing
         self.z_loss = z_loss
@@ -235,6 +235,22 @@ def _gradient_norm(optimizer: Optimizer) -> Tensor:
     gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
     norm = torch.nn.utils.get_total_norm(gradients)
     return getattr(norm, "full_tensor", lambda: norm)()
+
+
+class SharedFactory:
+    """Makes optimizers; a copy of the module shares it.
+
+    Weight averaging copies the whole module, and what a command line hands over as a factory holds a parser that cannot be copied.
+    """
+
+    def __init__(self, make: Callable[[Iterable], Optimizer]) -> None:
+        self.make = make
+
+    def __call__(self, groups: Iterable) -> Optimizer:
+        return self.make(groups)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> SharedFactory:
+        return self
 
 
 def seed_torch(device: torch.device, seed: int, number: int, share: int) -> None:
