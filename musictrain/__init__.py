@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from musictrain.data.tokenizers import MidiTokTokenizer, VoiceGrid
     from musictrain.datamodule import MusicDataModule
     from musictrain.generation import generate
-    from musictrain.models import Decoder, Recurrent
+    from musictrain.models import Committee, Decoder, Recurrent, VoiceFrames
     from musictrain.module import MusicModule
     from musictrain.notes import Notes
 
@@ -26,6 +26,8 @@ _HOMES = {
     "MusicDataModule": "musictrain.datamodule",
     "Decoder": "musictrain.models",
     "Recurrent": "musictrain.models",
+    "VoiceFrames": "musictrain.models",
+    "Committee": "musictrain.models",
     "MusicModule": "musictrain.module",
     "generate": "musictrain.generation",
 }
@@ -38,6 +40,8 @@ __all__ = [  # noqa: RUF022  (in the order the data flows)
     "MusicDataModule",
     "Decoder",
     "Recurrent",
+    "VoiceFrames",
+    "Committee",
     "MusicModule",
     "generate",
 ]
