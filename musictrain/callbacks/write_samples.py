@@ -23,7 +23,7 @@ from torch import nn
 from musictrain.data.tokenizers import Tokenizer
 from musictrain.generation import SampledPiece, sample_pieces
 from musictrain.generation.continuation import first_beats
-from musictrain.generation.length import mean_tokens_per_beat, tokens_for_beats
+from musictrain.generation.length import least_tokens_for_beats, mean_tokens_per_beat, tokens_for_beats
 from musictrain.listening.sample_files import write_sample
 from musictrain.notes import Notes
 from musictrain.runs import RunFolder
@@ -49,6 +49,7 @@ class WriteSamples(Callback):
         num: pieces from nothing.
         continuations: pieces that go on from the beginning of a validation piece (only if the data module has a ``corpus``).
         beats: length of the new music in quarter notes, after the prompt; a piece may end earlier by itself.
+        min_beats: before so many new ones a piece does not end, even where its prompt sounds finished.
         prompt_beats: how much of a validation piece is given.
         temperature: of the sampling; see ``musictrain.generation.SamplingRule``, also for ``top_k``, ``top_p`` and ``min_p``.
         top_k: 0 is off.
@@ -67,6 +68,7 @@ class WriteSamples(Callback):
         num: int = 4,
         continuations: int = 2,
         beats: float = 64.0,
+        min_beats: float = 16.0,
         prompt_beats: float = 16.0,
         temperature: float = 1.0,
         top_k: int = 0,
@@ -75,15 +77,15 @@ class WriteSamples(Callback):
         seed: int = 0,
         weights: str = "best",
     ) -> None:
-        if min(every, num, continuations) < 0 or min(beats, prompt_beats) <= 0:
+        if min(every, num, continuations, min_beats) < 0 or min(beats, prompt_beats) <= 0:
             raise ValueError(
-                f"WriteSamples got every={every}, num={num}, continuations={continuations}, beats={beats}, prompt_beats={prompt_beats}: "
-                "the first three cannot be negative, the others must be positive."
+                f"WriteSamples got every={every}, num={num}, continuations={continuations}, min_beats={min_beats}, beats={beats}, "
+                f"prompt_beats={prompt_beats}: the first four cannot be negative, the last two must be positive."
             )
         if weights not in ("best", "current"):
             raise ValueError(f"WriteSamples got weights={weights!r}; it knows 'best' and 'current'.")
         self.every, self.num, self.continuations = every, num, continuations
-        self.beats, self.prompt_beats = beats, prompt_beats
+        self.beats, self.min_beats, self.prompt_beats = beats, min_beats, prompt_beats
         self.rule: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
         self.weights = weights
         self._validations = 0
@@ -138,11 +140,13 @@ class WriteSamples(Callback):
             yield Request(f"continued_{position}", 1, piece.notes, piece.name)
 
     def _play(self, request: Request, network: nn.Module, tokenizer: Tokenizer, store: Any) -> Iterator[tuple[str, SampledPiece]]:
+        rate = mean_tokens_per_beat(store)
         pieces = sample_pieces(
             network,
             tokenizer,
             num=request.num,
-            max_new_tokens=tokens_for_beats(tokenizer, self.beats, mean_tokens_per_beat(store)),
+            max_new_tokens=tokens_for_beats(tokenizer, self.beats, rate),
+            min_new_tokens=least_tokens_for_beats(tokenizer, self.min_beats, rate),
             prompt=request.prompt,
             prompt_beats=None if request.prompt is None else self.prompt_beats,
             **self.rule,

@@ -49,11 +49,12 @@ def parser() -> CommandParser:
     parser.add_argument("run", metavar="RUN", help="a folder, a name, a unique part of one, 'latest' or 'best'")
     parser.add_argument("--n", type=positive, default=4, help="number of pieces")
     parser.add_argument("--beats", type=float, default=64.0, help="length of the new music in quarter notes; a piece may end earlier")
+    parser.add_argument("--min-beats", type=float, default=16.0, help="before so many new quarter notes a piece does not end; 0 is off")
     parser.add_argument("--prompt", type=Path, metavar="FILE", help="a score (.mid, .abc, .mxl, .krn) to continue")
     parser.add_argument("--prompt-beats", type=float, default=16.0, help="how much of the prompt is given, in quarter notes")
     parser.add_argument("--temperature", type=float, default=1.0, help="below 1 bolder towards the likely, above 1 more surprising")
     parser.add_argument("--top-k", type=int, default=0, help="draw from the k likeliest tokens only; 0 is off")
-    parser.add_argument("--top-p", type=float, default=1.0, help="draw from the likeliest tokens that make up this probability; 1 is off")
+    parser.add_argument("--top-p", type=float, default=0.95, help="draw from the likeliest tokens that make up this probability; 1 is off")
     parser.add_argument("--min-p", type=float, default=0.0, help="leave out tokens this much less likely than the likeliest; 0 is off")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pieces")
     parser.add_argument("--ckpt", default="best", metavar="best|last|FILE", help="which weights")
@@ -83,14 +84,16 @@ def generate_pieces(trained: TrainedRun, prompt: Notes | None, options: Any) -> 
         UsageError: if an option is out of its range, or the tokenizer cannot hold the prompt.
     """
     from musictrain.generation import sample_pieces
-    from musictrain.generation.length import tokens_for_beats
+    from musictrain.generation.length import least_tokens_for_beats, tokens_for_beats
 
+    rate = recorded_tokens_per_beat(trained.run)
     try:
         return sample_pieces(
             trained.network,
             trained.tokenizer,
             num=options.n,
-            max_new_tokens=tokens_for_beats(trained.tokenizer, options.beats, recorded_tokens_per_beat(trained.run)),
+            max_new_tokens=tokens_for_beats(trained.tokenizer, options.beats, rate),
+            min_new_tokens=least_tokens_for_beats(trained.tokenizer, min(options.min_beats, options.beats), rate),
             prompt=prompt,
             prompt_beats=None if prompt is None else options.prompt_beats,
             use_grammar=not options.no_grammar,

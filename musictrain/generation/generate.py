@@ -51,6 +51,7 @@ def generate_scored(
     seed: int = 0,
     grammar: Grammar | None = None,
     end: int | Sequence[int] | None = None,
+    min_new_tokens: int = 0,
     pad_id: int = 0,
     use_cache: bool = True,
     context: int | None = None,
@@ -71,6 +72,7 @@ def generate_scored(
         seed: not negative.
         grammar: only tokens it allows are drawn; the prompt is fed through it first.
         end: the token, or the tokens in a row, after which a sequence is finished, such as ``tokenizer.end``.
+        min_new_tokens: before so many, the first token of ``end`` is not drawn: a prompt that sounds finished is continued all the same.
         pad_id: what a finished row is fed while the others go on.
         use_cache: False reads the window again for every token; slower, the same result.
         context: tokens the network looks back on, at most its ``max_context``, which is the default. Beyond it see ``window_start``.
@@ -96,12 +98,20 @@ def generate_scored(
             check_numbers(log_probs, sheet.length)
             if grammar is not None:
                 logits = only_allowed(logits, grammar.allowed(state))
+            if step < min_new_tokens and len(sheet.end):
+                logits = without(logits, int(sheet.end[0]))
             chosen = rule.choose(logits, chance[:, step])
             if sheet.write(chosen, log_probs):
                 break
             if grammar is not None:
                 state = grammar.advance(state, chosen.numpy())
     return sheet.sequences()
+
+
+def without(logits: Tensor, token: int) -> Tensor:
+    """The logits (batch, vocab) with one token ruled out, except in rows that would have none left."""
+    ruled_out = logits.index_fill(-1, torch.tensor([token]), -torch.inf)
+    return torch.where(ruled_out.isneginf().all(-1, keepdim=True), logits, ruled_out)
 
 
 def after_prompt(grammar: Grammar, prompt: np.ndarray) -> Any:

@@ -28,6 +28,14 @@ def tokens_for_beats(tokenizer: Tokenizer, beats: float, tokens_per_beat: float 
     return math.ceil(beats * rate / tokenizer.tokens_per_step) * tokenizer.tokens_per_step
 
 
+def least_tokens_for_beats(tokenizer: Tokenizer, beats: float, tokens_per_beat: float | None = None) -> int:
+    """About ``beats`` quarter notes of music in tokens, for a lower bound: exact on a grid, elsewhere by the average; 0 for no beats."""
+    if beats <= 0.0 or not (tokens_per_beat or hasattr(tokenizer, "steps_per_beat")):
+        return 0
+    on_grid = hasattr(tokenizer, "steps_per_beat")
+    return tokens_for_beats(tokenizer, beats) if on_grid else math.ceil(beats * float(tokens_per_beat or 0.0))
+
+
 def mean_tokens_per_beat(store: Any) -> float | None:
     """How many tokens a beat takes in the pieces of a token store; None for what is no such store, or for silence."""
     beats = float(sum(getattr(store, "num_beats", ())))

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from musictrain.generation import generate, generate_scored
+from musictrain.generation.generate import without
 from musictrain.generation.window import window_start
 from musictrain.models import Decoder, Recurrent
 
@@ -105,6 +106,21 @@ def test_an_end_of_several_tokens_must_come_whole() -> None:
     (unfinished,) = generate_scored(chain(), torch.tensor([[0]]), max_new_tokens=3, end=(3, 4))
     assert not unfinished.ended
     assert len(unfinished.tokens) == 4
+
+
+def test_a_sequence_does_not_end_before_it_has_its_least_length() -> None:
+    torch.manual_seed(0)
+    network = Decoder(5, d_model=8, num_layers=1, num_heads=2, max_context=64)
+    sequences = generate_scored(network, torch.zeros(20, 1, dtype=torch.int64), max_new_tokens=40, end=4, min_new_tokens=15)
+    lengths = [len(sequence.tokens) - 1 for sequence in sequences]
+    assert min(lengths) > 15
+    assert all(4 not in sequence.tokens[: 1 + 15] for sequence in sequences)
+    assert any(sequence.ended for sequence in sequences)
+
+
+def test_a_row_that_can_only_end_may_end_at_once() -> None:
+    logits = torch.tensor([[0.0, 1.0], [-torch.inf, 1.0]])
+    assert without(logits, 1).tolist() == [[0.0, -torch.inf], [-torch.inf, 1.0]]
 
 
 def test_generation_stops_when_every_row_has_ended() -> None:
