@@ -74,12 +74,14 @@ class Announcement(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Three lines."""
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
-        if not trainer.is_global_zero:
+        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         print(f"run      {shown(Path(folder))}")
         store: Any = getattr(trainer.datamodule, "store", None)  # type: ignore[attr-defined]
         if hasattr(store, "summary"):
             print(f"data     {store.summary()}")
+        if rejected := getattr(getattr(trainer.datamodule, "corpus", None), "rejected", ()):  # type: ignore[attr-defined]
+            print(f"         {len(rejected):,} files could not be used; data_report.md names them and says why")
         size = sum(parameter.numel() for parameter in pl_module.parameters())
         print(f"network  {type(getattr(pl_module, 'network', pl_module)).__name__}, {size:,} parameters", flush=True)
 

@@ -112,8 +112,9 @@ class RunFolder:
         return file
 
     def last_step(self) -> int:
-        """The highest recorded number of optimizer steps, 0 if nothing is recorded."""
-        return max((int(row.get("step") or 0) for row in read_records(self.metrics)), default=0)
+        """The highest number of optimizer steps among the metrics and the events, 0 if nothing is recorded."""
+        rows = [*read_records(self.metrics), *read_records(self.events)]
+        return max((int(row.get("step") or 0) for row in rows), default=0)
 
     def best(self, metric: str = BEST_METRIC) -> tuple[float, int] | None:
         """The lowest finite recorded value of ``metric`` and the step of it; None if the run recorded none."""

@@ -22,13 +22,12 @@ def summary(run: RunFolder, *, command: str = "musictrain", runs_dir: Path | Non
         runs_dir: added as ``--runs`` to the commands; None if they find the run without it.
     """
     rows = read_records(run.metrics)
-    steps = max((int(row.get("step") or 0) for row in rows), default=0)
     facts = [("run", shown(run.path)), *_likelihood(run, rows), *_files(run)]
     where = f" --runs {shown(runs_dir)}" if runs_dir is not None else ""
     name = "-".join(run.name.split("-")[-2:])
     todo = [
         ("more music", f"{command} sample {name} --n 8{where}"),
-        ("go on", f"{command} resume {name} --trainer.max_steps {max(2 * steps, 1)}{where}"),
+        ("go on", f"{command} resume {name} --trainer.max_steps {max(2 * run.last_step(), 1)}{where}"),
     ]
     return "\n".join([*_table(facts), "Next", *_table(todo)])
 
