@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import importlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -108,5 +109,20 @@ def differences(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]
     if isinstance(was, dict) and isinstance(now, dict):
         for key in dict.fromkeys([*was, *now]):
             yield from differences(was.get(key), now.get(key), f"{path}.{key}")
-    elif was != now:
+    elif was != now and not (path.endswith("class_path") and same_class(was, now)):
         yield path, was, now
+
+
+def same_class(was: Any, now: Any) -> bool:
+    """Whether two import paths lead to one class, as ``musictrain.Decoder`` and ``musictrain.models.Decoder`` do."""
+    found = [imported(path) for path in (was, now)]
+    return found[0] is not None and found[0] is found[1]
+
+
+def imported(path: Any) -> Any:
+    """What a dotted path leads to, None if nothing does."""
+    module, _, name = str(path).rpartition(".")
+    try:
+        return getattr(importlib.import_module(module), name, None)
+    except (ImportError, ValueError):
+        return None
