@@ -18,7 +18,10 @@ TOKENIZERS: list[Tokenizer] = [VoiceGrid(lowest=40, highest=80), *map(MidiTokTok
 
 def small_network(vocab_size: int) -> nn.Module:
     torch.manual_seed(0)
-    return Decoder(vocab_size, d_model=16, num_layers=1, num_heads=2, max_context=64)
+    network = Decoder(vocab_size, d_model=16, num_layers=1, num_heads=2, max_context=64)
+    for parameter in network.parameters():
+        nn.init.normal_(parameter, std=0.3)
+    return network
 
 
 class OnlyTheEnd(nn.Module):

@@ -22,7 +22,9 @@ def small_network(kind: str = "decoder", **options: Any) -> nn.Module:
     if kind == "recurrent":
         return Recurrent(VOCAB, d_model=16, hidden=16, num_layers=1, dropout=0.5)
     network = Decoder(VOCAB, **{"d_model": 16, "num_layers": 2, "num_heads": 2, "dropout": 0.5, "max_context": 64, **options})
-    nn.init.normal_(network.embedding.weight, std=0.3)  # logits neither uniform nor sure
+    with torch.no_grad():  # far from the start, where no layer adds anything; logits neither uniform nor sure
+        for parameter in network.parameters():
+            parameter += 0.3 * torch.randn_like(parameter)
     return network
 
 

@@ -18,6 +18,9 @@ VOCAB = 23
 def small_decoder(**options: Any) -> Decoder:
     torch.manual_seed(0)
     network = Decoder(VOCAB, **{"d_model": 32, "num_layers": 3, "num_heads": 4, "max_context": 64, **options})
+    with torch.no_grad():  # far from the start, where no layer adds anything
+        for parameter in network.parameters():
+            parameter += 0.1 * torch.randn_like(parameter)
     return network.eval()
 
 
@@ -72,9 +75,17 @@ def test_a_network_with_foreign_parts_goes_the_usual_way() -> None:
 
 
 def test_untrained_loss_is_that_of_a_uniform_guess() -> None:
-    network, tokens = small_decoder(d_model=64), some_tokens(8, 60)
+    network, tokens = Decoder(VOCAB, d_model=64).eval(), some_tokens(8, 60)
     loss = torch.nn.functional.cross_entropy(network(tokens[:, :-1]).flatten(0, 1), tokens[:, 1:].flatten())
     assert abs(loss.item() - math.log(VOCAB)) < 0.2
+
+
+def test_an_untrained_block_adds_nothing_and_learns_from_the_first_step() -> None:
+    network = Decoder(VOCAB, d_model=32, num_layers=2)
+    stream = torch.randn(2, 5, 32)
+    assert torch.equal(network.blocks[0](stream, network.rotary(0, 5)), stream)
+    network(some_tokens()).logsumexp(-1).sum().backward()
+    assert network.blocks[0].attention.output.weight.grad.abs().sum() > 0
 
 
 def test_tied_embeddings_are_one_matrix_in_the_state() -> None:
