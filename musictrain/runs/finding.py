@@ -1,4 +1,4 @@
-"""From what a person types to the run they mean: a folder, a name, a unique prefix, ``latest`` or ``best``."""
+"""From what a person types to the run they mean: a folder, a name, a unique part of one, ``latest`` or ``best``."""
 
 from __future__ import annotations
 
@@ -31,8 +31,9 @@ def find_run(text: str, runs_dir: str | Path) -> RunFolder:
     """The run that ``text`` names.
 
     Args:
-        text: the path of a run folder; or a run's name under ``runs_dir``, any beginning or the last two words of one if only one
-            run fits; ``latest``: the run that was started last; ``best``: the run with the lowest recorded val/loss.
+        text: the path of a run folder; or a run's name under ``runs_dir``, or any part of one if only one run fits, where beginnings
+            and whole words go before other parts; ``latest``: the run that was started last; ``best``: the run with the lowest
+            recorded val/loss.
         runs_dir: the folder of all runs.
 
     Raises:
@@ -60,13 +61,14 @@ def _best(runs: list[RunFolder]) -> RunFolder:
 
 def _by_name(text: str, runs: list[RunFolder], runs_dir: str | Path) -> RunFolder:
     named = [run for run in runs if run.name == text]
-    fitting = named or [run for run in runs if run.name.startswith(text) or run.name.endswith(f"-{text}")]
+    words = [run for run in runs if run.name.startswith(text) or f"-{text}-" in f"-{run.name}-"]
+    fitting = named or words or [run for run in runs if text and text in run.name]
     if len(fitting) == 1:
         return fitting[0]
     if fitting:
         raise RunNotFoundError(f"{text!r} fits {len(fitting)} runs: {_names(fitting)}. Type more of the name, or 'latest' or 'best'.")
-    words = [word for run in runs for word in (run.name, "-".join(run.name.split("-")[-2:]))]
-    hint = did_you_mean(text, ["latest", "best", *words]) or f"There are: {_names(runs)}."
+    parts = [part for run in runs for part in (run.name, "-".join(run.name.split("-")[-2:]))]
+    hint = did_you_mean(text, ["latest", "best", *parts]) or f"There are: {_names(runs)}."
     raise RunNotFoundError(f"No run {text!r} in {runs_dir}. {hint}")
 
 
