@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import logging
 import os
@@ -64,12 +65,15 @@ def report_failure(error: BaseException, train_log: TrainLog, runs_dir: Path) ->
     if train_log.path is None:
         path = runs_dir / "last_error.log"
         logging.getLogger(__name__).error("It ended before a run had begun.", exc_info=error)
-        runs_dir.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, "")
-        train_log.open(path)
+        # Where not even that can be written, the short line has to do.
+        with contextlib.suppress(OSError):
+            runs_dir.mkdir(parents=True, exist_ok=True)
+            atomic_write(path, "")
+            train_log.open(path)
     spoken = isinstance(error, ValueError | OSError) or type(error).__name__ == "MisconfigurationException"
     message = str(error) if spoken and str(error) else f"{type(error).__name__}: {error}"
-    print(f"error: {message}\n(traceback: {train_log.path})", file=sys.stderr)
+    where = f"\n(traceback: {train_log.path})" if train_log.path is not None else ""
+    print(f"error: {message}{where}", file=sys.stderr)
 
 
 def program() -> str:

@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from pathlib import Path
 
 FORMAT = "%(asctime)s %(levelname)-8s %(message)s"
 # Some of their records never reach the root logger when they were imported before anybody listened there.
 PROUD_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
+
+
+class ForgivingFile(logging.FileHandler):
+    """A log file on a disk that may be full: what it cannot take is lost, and nobody's training ends for it."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802  (logging's name)
+        """Say nothing; logging's own answer is a traceback on the terminal for every record."""
+
+    def close(self) -> None:
+        """Close the file, whether or not its last lines fit."""
+        with contextlib.suppress(OSError):
+            super().close()
 
 
 class TrainLog(logging.Handler):
@@ -22,7 +35,7 @@ class TrainLog(logging.Handler):
         self.setFormatter(logging.Formatter(FORMAT))
         self.path: Path | None = None
         self._held: list[logging.LogRecord] = []
-        self._file: logging.FileHandler | None = None
+        self._file: ForgivingFile | None = None
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write or keep one record."""
@@ -39,7 +52,7 @@ class TrainLog(logging.Handler):
         """
         self._close_file()
         self.path = Path(path)
-        self._file = logging.FileHandler(self.path, encoding="utf-8")
+        self._file = ForgivingFile(self.path, encoding="utf-8")
         self._file.setFormatter(self.formatter)
         held, self._held = self._held, []
         for record in held:
