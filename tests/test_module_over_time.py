@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import logging
+import threading
 from pathlib import Path
 from typing import Any
 
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
 from musictrain.module import MusicModule, steps_of_run
@@ -149,6 +151,15 @@ def test_a_setting_of_the_default_optimizer_and_schedule_can_be_changed_alone():
     assert module.schedule == WarmupCosine(warmup_steps=7)
     group = module.optimizer_factory([torch.zeros(1)]).defaults
     assert (group["lr"], group["betas"], group["weight_decay"], group["fused"]) == (0.1, (0.9, 0.95), 0.1, True)
+
+
+def test_weights_can_be_averaged_whatever_the_factory_holds(tmp_path):
+    # A lock cannot be copied, and neither can the parser that a command line's factory holds.
+    factory = functools.partial(lambda groups, lock: AdamW(groups, lr=0.1), lock=threading.RLock())
+    averaged = EMAWeightAveraging(decay=0.5)
+    module = new_module(optimizer=factory)
+    fit(tmp_path, module, max_steps=3, callbacks=[averaged])
+    assert averaged._average_model.n_averaged == 3
 
 
 def built_by_command_line(config: dict[str, Any]) -> MusicModule:
