@@ -125,6 +125,7 @@ class Decoder(nn.Module):
         """An empty cache for ``batch_size`` sequences of up to ``length`` tokens, ``max_context`` if left out.
 
         It keeps keys and values in the precision the network computes them in: that of its weights, or autocast's where that is on.
+        It belongs to the weights as they are now: start another when they have changed.
 
         Raises:
             ValueError: if ``length`` is beyond ``max_context``.
