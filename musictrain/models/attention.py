@@ -36,7 +36,7 @@ class CausalSelfAttention(nn.Module):
         keys = rotate(self._heads(self.key(stream)), rotation).transpose(1, 2)
         values = self._heads(self.value(stream)).transpose(1, 2)
         if cache is not None:
-            keys, values = cache.extend(layer, keys, values)
+            keys, values = cache.extend(layer, torch.cat([keys, values], dim=1))
         gathered = attend(queries, keys, values)
         return self.output(gathered.transpose(1, 2).flatten(2))
 

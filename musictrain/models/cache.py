@@ -32,9 +32,9 @@ class KeyValueCache:
         device: torch.device | str = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> None:
-        shape = (batch_size, num_heads, capacity, head_dim)
-        self.keys = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
-        self.values = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        shape = (batch_size, 2 * num_heads, capacity, head_dim)
+        self.layers = [torch.zeros(shape, device=device, dtype=dtype) for _ in range(num_layers)]
+        """Of each layer the keys of all heads, then their values."""
         self.batch_size = batch_size
         self.capacity = capacity
         self.length = 0
@@ -57,15 +57,15 @@ class KeyValueCache:
                 "Start a new cache from the most recent tokens, as musictrain.generation.generate does."
             )
 
-    def extend(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Writes one layer's new keys and values (batch, heads, new, head_dim) behind the old ones and returns all of them.
+    def extend(self, layer: int, keys_and_values: Tensor) -> tuple[Tensor, Tensor]:
+        """Writes one layer's new keys and values (batch, 2 * heads, new, head_dim) behind the old ones; all its keys, all its values.
 
         ``length`` moves when every layer has written: see ``advance``.
         """
-        all_keys, all_values, num_new = self.keys[layer], self.values[layer], keys.shape[2]
-        all_keys.narrow(2, self.length, num_new).copy_(keys.detach())
-        all_values.narrow(2, self.length, num_new).copy_(values.detach())
-        return all_keys.narrow(2, 0, self.length + num_new), all_values.narrow(2, 0, self.length + num_new)
+        kept, num_new = self.layers[layer], keys_and_values.shape[2]
+        kept.narrow(2, self.length, num_new).copy_(keys_and_values.detach())
+        keys, values = kept.narrow(2, 0, self.length + num_new).chunk(2, dim=1)
+        return keys, values
 
     def advance(self, num_tokens: int) -> None:
         """Counts the tokens that every layer has written."""

@@ -22,7 +22,7 @@ from musictrain.models.attention import CausalSelfAttention
 from musictrain.models.block import Block, SwiGLU
 from musictrain.models.cache import KeyValueCache
 from musictrain.models.norm import RMSNorm
-from musictrain.models.rotary import Rotary, rotate
+from musictrain.models.rotary import Rotary
 
 if TYPE_CHECKING:
     from musictrain.models.decoder import Decoder
@@ -71,19 +71,23 @@ class SingleToken:
 
     def _attend(self, projected: Tensor, rotation: Tensor, cache: KeyValueCache, number: int) -> Tensor:
         """What the heads gather, (batch, d_model), for the token's queries, keys and values, (batch, 3 * d_model)."""
-        batch = projected.shape[0]
-        heads = projected.view(batch, 1, 3 * self.num_heads, self.head_dim)
-        turned, values = heads.tensor_split((2 * self.num_heads,), dim=2)
-        queries, keys = rotate(turned, rotation).transpose(1, 2).chunk(2, dim=1)
-        everything = cache.extend(number, keys, values.transpose(1, 2))
-        return F.scaled_dot_product_attention(queries, *everything).view(batch, -1)
+        heads = projected.view(projected.shape[0], 3 * self.num_heads, 1, self.head_dim)
+        # Queries and keys turn where they lie.
+        heads.view(torch.complex64).narrow(1, 0, 2 * self.num_heads).mul_(rotation)
+        queries, keys_and_values = heads.split((self.num_heads, 2 * self.num_heads), dim=1)
+        keys, values = cache.extend(number, keys_and_values)
+        return F.scaled_dot_product_attention(queries, keys, values).view(projected.shape[0], -1)
 
 
 def can_step(network: Decoder) -> bool:
-    """Whether the network lies on the CPU and every part of it is one that ``SingleToken`` knows, unwrapped."""
+    """Whether the network lies on the CPU in full precision and every part of it is one that ``SingleToken`` knows, unwrapped."""
     parts = [module for module in network.modules() if module is not network]
     known = all(type(part) in KNOWN and not part._forward_hooks and not part._forward_pre_hooks for part in parts)
-    return known and all(type(weight) is nn.Parameter and weight.device.type == "cpu" for weight in network.parameters())
+    return known and all(type(weight) is nn.Parameter and _lies_as_expected(weight) for weight in network.parameters())
+
+
+def _lies_as_expected(weight: Tensor) -> bool:
+    return weight.device.type == "cpu" and weight.dtype == torch.float32
 
 
 def _layer_of(block: Any) -> _Layer:

@@ -120,7 +120,7 @@ def test_bf16_autocast_is_near_full_precision_with_and_without_cache() -> None:
         whole = network(tokens)
         cache = network.start_cache(2, 20)
         fed = torch.cat([network(part, cache=cache) for part in tokens.split([12] + [1] * 8, dim=1)], dim=1)
-    assert cache.keys[0].dtype == torch.bfloat16
+    assert cache.layers[0].dtype == torch.bfloat16
     for logits in (whole, fed):
         torch.testing.assert_close(logits.float(), exact, rtol=0, atol=0.05 * exact.abs().max().item())
 
@@ -128,7 +128,7 @@ def test_bf16_autocast_is_near_full_precision_with_and_without_cache() -> None:
 def test_bf16_weights_work() -> None:
     network = small_decoder().bfloat16()
     cache = network.start_cache(2, 20)
-    assert network(some_tokens(), cache=cache).dtype == cache.values[0].dtype == torch.bfloat16
+    assert network(some_tokens(), cache=cache).dtype == cache.layers[0].dtype == torch.bfloat16
 
 
 @pytest.mark.parametrize(
