@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import math
 import os
@@ -17,6 +16,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
+from musictrain.batch_seed import seed_torch
 from musictrain.contract import (
     agreed_pad_id,
     check_alignment,
@@ -251,17 +251,6 @@ class SharedFactory:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedFactory:
         return self
-
-
-def seed_torch(device: torch.device, seed: int, number: int, share: int) -> None:
-    """Seed torch's generators for one share of batch ``number``, unlike for any other."""
-    digest = hashlib.blake2b(f"{seed},{number},{share}".encode(), digest_size=8).digest()
-    mixed = int.from_bytes(digest, "little")
-    if device.type == "cpu":
-        # torch.manual_seed also writes a traceback for devices that may come up later: 140 microseconds against 1.
-        torch.default_generator.manual_seed(mixed)
-    else:
-        torch.manual_seed(mixed)
 
 
 def steps_of_run(trainer: lightning.Trainer) -> int | None:

@@ -11,16 +11,18 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from musictrain.callbacks.progress import PlainProgress
     from musictrain.callbacks.run_recorder import RunLogger, RunRecorder
+    from musictrain.callbacks.versioned_checkpoint import VersionedCheckpoint
     from musictrain.callbacks.write_samples import WriteSamples
 
 _HOMES = {
     "PlainProgress": "musictrain.callbacks.progress",
     "RunLogger": "musictrain.callbacks.run_recorder",
     "RunRecorder": "musictrain.callbacks.run_recorder",
+    "VersionedCheckpoint": "musictrain.callbacks.versioned_checkpoint",
     "WriteSamples": "musictrain.callbacks.write_samples",
 }
 
-__all__ = ["PlainProgress", "RunLogger", "RunRecorder", "WriteSamples"]
+__all__ = ["PlainProgress", "RunLogger", "RunRecorder", "VersionedCheckpoint", "WriteSamples"]
 
 
 def __getattr__(name: str) -> Any:

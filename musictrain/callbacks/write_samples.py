@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
+from musictrain.checkpoints.storing import load
 from musictrain.data.tokenizers import Tokenizer
 from musictrain.generation import SampledPiece, sample_pieces
 from musictrain.generation.continuation import first_beats
@@ -174,7 +174,7 @@ def best_network(trainer: Trainer, network: nn.Module) -> nn.Module:
     path = Path(getattr(watching[0], "best_model_path", "")) if watching else Path()
     if not path.is_file():
         return network
-    state = torch.load(path, map_location="cpu", weights_only=True)["state_dict"]
+    state = load(path)["state_dict"]
     weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
     best = copy.deepcopy(network)
     best.load_state_dict(weights)

@@ -21,7 +21,7 @@ from pathlib import Path
 
 from musictrain.checkpoints import disk
 from musictrain.checkpoints.seal import Seal, SealError, read_seal
-from musictrain.checkpoints.verification import BrokenCheckpointError, verify
+from musictrain.checkpoints.verification import UNREADABLE, BrokenCheckpointError, verify
 
 log = logging.getLogger(__name__)
 
@@ -131,8 +131,10 @@ def _version(entry: os.DirEntry[str]) -> Version:
         if seal.number != version.number or seal.step != version.step:
             raise SealError(f"its seal is that of {version_name(seal.number, seal.step)}: it was renamed or copied")
         return replace(version, seal=seal, stored_bytes=_size(entry, seal))
-    except (SealError, OSError) as error:
+    except SealError as error:
         return replace(version, problem=str(error), stored_bytes=_plain_size(entry))
+    except OSError as error:
+        return replace(version, problem=f"{UNREADABLE} ({error.strerror or error})", stored_bytes=_plain_size(entry))
 
 
 def _size(entry: os.DirEntry[str], seal: Seal) -> int:
@@ -197,13 +199,17 @@ def first_that_verifies(versions: Iterable[Version], *, set_aside: bool = False)
     """The first of some versions that is whole, and what is wrong with those before it."""
     reasons: list[str] = []
     for version in versions:
+        problem = version.problem
         try:
-            return replace(version, seal=verify(version.path), problem=""), reasons
+            if not problem:
+                return replace(version, seal=verify(version.path)), reasons
         except BrokenCheckpointError as error:
-            log.warning("%s is passed over: %s.", version.path.name, error.reason)
-            reasons.append(f"{version.path.name}: {error.reason}")
-            if set_aside:
-                put_aside(version.path, "corrupt")
+            problem = error.reason
+        log.warning("%s is passed over: %s.", version.path.name, problem)
+        reasons.append(f"{version.path.name}: {problem}")
+        # What the disk refuses to show today may be whole tomorrow.
+        if set_aside and UNREADABLE not in problem:
+            put_aside(version.path, "corrupt")
     return None, reasons
 
 

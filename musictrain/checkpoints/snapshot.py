@@ -124,9 +124,9 @@ def check_leaf(value: Any, path: tuple[Any, ...]) -> None:
         torch.load(buffer, weights_only=True)
     except (pickle.PickleError, AttributeError, TypeError, RuntimeError, ValueError) as error:
         raise UnsafeStateError(
-            f"The checkpoint's {key_path(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be read back safely: "
-            "checkpoints hold tensors and plain values (numbers, text, lists, dicts) only. Convert it where it comes from, a state_dict or "
-            "hyper-parameters, such as by float(x) or str(path)."
+            f"The checkpoint's {key_path(path)} is a {type(value).__module__}.{type(value).__qualname__}, which cannot be read back: "
+            "checkpoints hold tensors and plain values (numbers, text, lists, dicts) only. Convert it where it comes from, a state_dict "
+            "or hyper-parameters, such as by float(x) or str(path)."
         ) from error
 
 

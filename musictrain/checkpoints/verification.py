@@ -15,6 +15,7 @@ from musictrain.checkpoints.seal import SEAL_FILE, Seal, SealError, open_regular
 
 BLOCK = 4 * 2**20
 MOST_RECORDS = 1_000_000
+UNREADABLE = "it cannot be read"
 
 
 class BrokenCheckpointError(ValueError):
@@ -50,7 +51,7 @@ def verify(path: str | Path) -> Seal:
     except SealError as error:
         raise BrokenCheckpointError(path, str(error)) from error
     except OSError as error:
-        raise BrokenCheckpointError(path, f"it cannot be read ({error.strerror or error})") from error
+        raise BrokenCheckpointError(path, f"{UNREADABLE} ({error.strerror or error})") from error
     return seal
 
 

@@ -11,6 +11,7 @@ from lightning.pytorch import LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from musictrain.callbacks import RunLogger, RunRecorder
+from musictrain.cli.auto_resume import WHICH, version_to_go_on_from
 from musictrain.cli.exits import UsageError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.parse_errors import condense, parameters_of
@@ -148,8 +149,10 @@ class MusicCLI(LightningCLI):
         settings = self._get(self.config_init, "trainer", default={})
         if self._command != "fit":
             return super().instantiate_trainer(**measuring_options(settings), **kwargs)
-        self.run_logger = RunLogger(self.settings.runs, run_name(self.settings, self._arguments), folder=self._folder)
         config = self.resolved_config()
+        if self._folder is None and self.settings.get("ckpt_path") in WHICH:
+            self._go_on(config)
+        self.run_logger = RunLogger(self.settings.runs, run_name(self.settings, self._arguments), folder=self._folder)
         if self._folder is not None:
             check_same_parts(RunFolder(self._folder), yaml.safe_load(config))
         recorder = RunRecorder(config=config, train_log=self._train_log)
@@ -158,6 +161,13 @@ class MusicCLI(LightningCLI):
             callbacks=default_callbacks(settings.get("callbacks"), settings, recorder),
             **kwargs,
         )
+
+    def _go_on(self, config: str) -> None:
+        """Turn ``last``, ``best`` or ``auto`` into a version of the newest run of this configuration, and go on in its folder."""
+        found = version_to_go_on_from(self.settings.ckpt_path, Path(self.settings.runs), yaml.safe_load(config))
+        self.config_init[self._command]["ckpt_path"] = None if found is None else str(found[1])
+        if found is not None:
+            self._folder = found[0].path
 
     def resolved_config(self) -> str:
         """The configuration with every default filled in, as YAML that ``--config`` takes; ``runs`` is where the file lies."""

@@ -5,13 +5,17 @@ from __future__ import annotations
 import argparse
 import importlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from musictrain.checkpoints.seal import SealError, read_seal
 from musictrain.cli.exits import UsageError
 from musictrain.cli.options import CommandParser
 from musictrain.cli.recipes import with_recipes
-from musictrain.cli.training import checkpoint_of, train
+from musictrain.cli.training import train
+from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, find_run
+from musictrain.runs.config_changes import config_changes
 
 FIXED = ("model.class_path", "model.init_args.network", "data.class_path", "data.init_args.corpus", "data.init_args.tokenizer")
 
@@ -26,8 +30,8 @@ def run(command: str, arguments: list[str]) -> int:
     options, overrides = parser().parse_known_args(arguments)
     found = find_run(options.run, options.runs)
     overrides = with_recipes(overrides)
-    checkpoint = checkpoint_of(found, "last")
-    check_unfinished(found, overrides)
+    checkpoint = version_of(found, options.version)
+    check_unfinished(found, checkpoint, overrides)
     words = ["--config", str(found.config), "--ckpt_path", str(checkpoint), "--runs", str(found.path.parent), *overrides]
     return train("fit", words, folder=found.path)
 
@@ -41,18 +45,32 @@ def parser() -> CommandParser:
         "The model, the tokenizer and the corpus stay those of the run."
     )
     parser.add_argument("run", metavar="RUN", help="a folder, a name, a unique part of one, 'latest' or 'best'")
+    parser.add_argument(
+        "--version",
+        default="last",
+        metavar="V",
+        help="go on from this version: last (the highest step that verifies), best, a number or a name",
+    )
     return parser
 
 
-def check_unfinished(run: RunFolder, overrides: list[str]) -> None:
+def check_unfinished(run: RunFolder, version: Path, overrides: list[str]) -> None:
     """Refuse to go on with a run that has done all its steps, unless a new end is given.
 
     Raises:
         UsageError: if nothing is left to do.
     """
-    steps, total = run.last_step(), max_steps_of(run)
+    steps, total = step_of(version), max_steps_of(run)
     if total is not None and 0 <= total <= steps and not any(word.startswith("--trainer.max_") for word in overrides):
         raise UsageError(f"Run {run.name} has done all its {total:,} steps. To go on, give it a new end: --trainer.max_steps {2 * total}")
+
+
+def step_of(version: Path) -> int:
+    """Optimizer steps that a version has done, by its seal; 0 for a file without one."""
+    try:
+        return read_seal(version).step
+    except (SealError, OSError):
+        return 0
 
 
 def max_steps_of(run: RunFolder) -> int | None:
@@ -86,7 +104,7 @@ def check_same_parts(run: RunFolder, config: dict[str, Any]) -> None:
     """
     began = read_config(run)
     for key in FIXED:
-        for path, was, now in differences(value_at(began, key), value_at(config, key), key):
+        for path, was, now in part_changes(value_at(began, key), value_at(config, key), key):
             raise UsageError(
                 f"Run {run.name} began with {path} = {was}, and this asks for {now}. A run goes on with the model, the tokenizer and the "
                 f"corpus it began with; for others start a new one: musictrain fit --config {run.config} --{path} {now}"
@@ -100,17 +118,11 @@ def value_at(config: Any, key: str) -> Any:
     return config
 
 
-def differences(was: Any, now: Any, path: str) -> Iterator[tuple[str, Any, Any]]:
-    """Every leaf in which two configurations differ: (dotted key, then, now).
-
-    >>> list(differences({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}, "model"))
-    [('model.b.c', 2, 3)]
-    """
-    if isinstance(was, dict) and isinstance(now, dict):
-        for key in dict.fromkeys([*was, *now]):
-            yield from differences(was.get(key), now.get(key), f"{path}.{key}")
-    elif was != now and not (path.endswith("class_path") and same_class(was, now)):
-        yield path, was, now
+def part_changes(was: Any, now: Any, key: str) -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf in which two parts differ, but for import paths that lead to one class."""
+    for path, then, since in config_changes(was, now, key):
+        if not (path.endswith("class_path") and same_class(then, since)):
+            yield path, then, since
 
 
 def same_class(was: Any, now: Any) -> bool:

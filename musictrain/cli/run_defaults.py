@@ -7,14 +7,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 
-from musictrain.callbacks import PlainProgress, RunLogger, RunRecorder, WriteSamples
+from musictrain.callbacks import PlainProgress, RunLogger, RunRecorder, VersionedCheckpoint, WriteSamples
+from musictrain.checkpoints import CompressedCheckpointIO
 from musictrain.cli.recipes import config_files
-from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.summary import shown
 
 
@@ -56,16 +56,27 @@ def default_callbacks(given: Any, settings: Any, recorder: RunRecorder) -> list[
     if settings.get("enable_progress_bar") is not False:
         defaults.append((ProgressBar, [PlainProgress()]))
     if settings.get("enable_checkpointing") is not False:
-        defaults.append((ModelCheckpoint, [best_checkpoint(), LastCheckpoint()]))
+        defaults.append((Checkpoint, [VersionedCheckpoint()]))
     added = [callback for kind, ours in defaults if not any(isinstance(other, kind) for other in mine) for callback in ours]
-    return [*mine, *added]
+    for callback in (every := [*mine, *added]):
+        if isinstance(callback, VersionedCheckpoint) and callback.config is None:
+            callback.config = recorder.config
+    return every
 
 
 def measuring_options(settings: Any) -> dict[str, Any]:
-    """What ``validate``, ``test`` and ``predict`` change of the trainer's settings: no logger but the user's, no bar but on a terminal."""
+    """What ``validate``, ``test`` and ``predict`` change of the trainer's settings.
+
+    No logger but the user's, no bar but on a terminal, and packed checkpoints can be read.
+    """
     others = settings.get("logger")
     logger = False if others is None or isinstance(others, bool) else others
-    return {"logger": logger, "enable_progress_bar": settings.get("enable_progress_bar") is not False and sys.stdout.isatty()}
+    given = settings.get("plugins")
+    plugins = given if isinstance(given, list) else [given] if given is not None else []
+    if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+        plugins = [*plugins, CompressedCheckpointIO()]
+    bar = settings.get("enable_progress_bar") is not False and sys.stdout.isatty()
+    return {"logger": logger, "enable_progress_bar": bar, "plugins": plugins}
 
 
 class Announcement(Callback):
@@ -84,31 +95,3 @@ class Announcement(Callback):
             print(f"         {len(rejected):,} files could not be used; data_report.md names them and says why")
         size = sum(parameter.numel() for parameter in pl_module.parameters())
         print(f"network  {type(getattr(pl_module, 'network', pl_module)).__name__}, {size:,} parameters", flush=True)
-
-
-def best_checkpoint() -> ModelCheckpoint:
-    """Keeps ``best.ckpt``, the weights of the lowest val/loss."""
-    return ModelCheckpoint(filename="best", monitor=BEST_METRIC, enable_version_counter=False)
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``last.ckpt``, where ``resume`` goes on: after every validation, at the end, and when the run is interrupted.
-
-    Not ``ModelCheckpoint(save_last=True)``: with a monitor that makes ``last`` a copy of the best.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(filename="last", monitor=None, enable_version_counter=False, save_on_train_epoch_end=False)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what came after the last validation."""
-        self._save_now(trainer)
-
-    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save if somebody stopped the run; after an error in the training the state is not to be trusted."""
-        if isinstance(exception, KeyboardInterrupt | SIGTERMException):
-            self._save_now(trainer)
-
-    def _save_now(self, trainer: Trainer) -> None:
-        if not self._should_skip_saving_checkpoint(trainer) and trainer.global_step > 0:
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))

@@ -57,7 +57,7 @@ def parser() -> CommandParser:
     parser.add_argument("--top-p", type=float, default=0.95, help="draw from the likeliest tokens that make up this probability; 1 is off")
     parser.add_argument("--min-p", type=float, default=0.0, help="leave out tokens this much less likely than the likeliest; 0 is off")
     parser.add_argument("--seed", type=int, default=0, help="the same seed gives the same pieces")
-    parser.add_argument("--ckpt", default="best", metavar="best|last|FILE", help="which weights")
+    parser.add_argument("--ckpt", default="best", metavar="best|last|V|FILE", help="which weights: a version's number or name, or a file")
     parser.add_argument("--no-grammar", action="store_true", help="draw from the bare network; tokens that mean nothing are dropped")
     parser.add_argument("--out", type=Path, metavar="DIR", help="where to write (a new folder among the run's samples)")
     return parser

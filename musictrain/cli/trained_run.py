@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import pickle
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
+from musictrain.checkpoints.storing import load
+from musictrain.checkpoints.verification import BrokenCheckpointError
 from musictrain.cli.exits import CommandError, UsageError
 from musictrain.cli.parse_errors import parameters_of
 from musictrain.cli.resume import read_config, value_at
-from musictrain.cli.training import checkpoint_of
+from musictrain.cli.version_choice import version_of
 from musictrain.data.tokenizers import Tokenizer, load_tokenizer
 from musictrain.runs import RunFolder
 
@@ -44,13 +44,13 @@ def load_trained_run(run: RunFolder, which: str = "best") -> TrainedRun:
 
     Args:
         run: an existing run.
-        which: ``best``, ``last``, or the path of a checkpoint file.
+        which: ``best``, ``last``, a version's number or name, or the path of a checkpoint file.
 
     Raises:
         UsageError: if there is no such checkpoint, or it was trained with another tokenizer or network than the run's.
         CommandError: if a file cannot be read.
     """
-    checkpoint = Path(which) if which not in ("best", "last") else _best_or_last(run, which)
+    checkpoint = version_of(run, which)
     config = read_config(run)
     tokenizer = tokenizer_of(run, config)
     state = read_checkpoint(checkpoint)
@@ -58,12 +58,6 @@ def load_trained_run(run: RunFolder, which: str = "best") -> TrainedRun:
     network = build_network(config, tokenizer, run)
     _load_weights(network, state, checkpoint, run)
     return TrainedRun(run, network.eval(), tokenizer, checkpoint, int(state.get("global_step", 0)))
-
-
-def _best_or_last(run: RunFolder, which: str) -> Path:
-    # A run that has not been validated yet has no best weights; its last ones are better than none.
-    has_best = (run.checkpoints / "best.ckpt").is_file()
-    return checkpoint_of(run, which if has_best else "last")
 
 
 def tokenizer_of(run: RunFolder, config: dict[str, Any]) -> Tokenizer:
@@ -117,15 +111,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """A Lightning checkpoint as tensors and plain values; nothing in it is ever executed.
 
     Raises:
-        UsageError: if there is no such file.
         CommandError: if it is damaged or no checkpoint.
     """
-    if not path.is_file():
-        raise UsageError(f"There is no checkpoint {path}. Say best, last, or the path of a .ckpt file.")
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, ValueError) as error:
-        raise CommandError(f"{path} cannot be read: it is damaged or no checkpoint ({type(error).__name__}). Try --ckpt last.") from error
+        state = load(path)
+    except BrokenCheckpointError as error:
+        raise CommandError(f"{error} Try --ckpt last.") from error
     if not isinstance(state, dict) or "state_dict" not in state:
         raise CommandError(f"{path} is not a Lightning checkpoint: it holds no state_dict.")
     return state

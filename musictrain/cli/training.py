@@ -6,11 +6,14 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from musictrain.checkpoints.catalog import best_versions, list_versions
 from musictrain.cli.console import program, quiet_terminal, report_failure
-from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, UsageError
+from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, CommandError, UsageError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.recipes import recipes, with_recipes
+from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, find_run
+from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.summary import shown, summary
 from musictrain.runs.train_log import TrainLog
 
@@ -41,19 +44,7 @@ def with_run(arguments: list[str]) -> list[str]:
         raise UsageError("--run needs a run: a folder, a name, a unique part of one, 'latest' or 'best'.")
     rest = [*arguments[:position], *arguments[position + 2 :]]
     found = find_run(arguments[position + 1], runs_dir_of(rest))
-    return ["--config", str(found.config), "--ckpt_path", str(checkpoint_of(found, "best")), *rest]
-
-
-def checkpoint_of(run: RunFolder, which: str) -> Path:
-    """The file of a run's ``best`` or ``last`` checkpoint.
-
-    Raises:
-        UsageError: if it has none.
-    """
-    try:
-        return run.checkpoint(which)
-    except FileNotFoundError as error:
-        raise UsageError(str(error)) from error
+    return ["--config", str(found.config), "--ckpt_path", str(version_of(found, "best")), *rest]
 
 
 def runs_dir_of(arguments: list[str]) -> Path:
@@ -71,7 +62,7 @@ def train(command: str, words: list[str], folder: Path | None = None) -> int:
     with quiet_terminal() as train_log:
         try:
             cli = start(command, words, train_log, folder)
-        except UsageError:
+        except (UsageError, CommandError):
             raise
         except (KeyboardInterrupt, SystemExit) as stop:
             return how_it_ended(stop, train_log)
@@ -95,14 +86,17 @@ def start(command: str, words: list[str], train_log: TrainLog, folder: Path | No
 
 def how_it_ended(stop: BaseException, train_log: TrainLog) -> int:
     """The exit status of a run that was stopped, and a word on where it can go on; Lightning exits with 1 after Ctrl-C, 0 after SIGTERM."""
-    terminated = type(stop).__name__ == "SIGTERMException"
-    interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt)
+    code = stop.code if isinstance(stop, SystemExit) else None
+    interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt) or code == INTERRUPTED
+    terminated = not interrupted and (type(stop).__name__ == "SIGTERMException" or code == TERMINATED)
     if not (terminated or interrupted):
-        return int(stop.code or 0) if isinstance(stop, SystemExit) and isinstance(stop.code, int | None) else FAILED
+        return int(code or 0) if isinstance(code, int | None) and isinstance(stop, SystemExit) else FAILED
     if train_log.path is not None:
         run = RunFolder(train_log.path.parent)
-        saved = (run.checkpoints / "last.ckpt").is_file()
-        print(f"Stopped. Go on with: {program()} resume {shown(run.path)}" if saved else "Stopped before anything was saved.")
+        there = [version for version in list_versions(run.checkpoints) if version.resumable]
+        step = max((version.step for version in there), default=None)
+        where = f"Stopped; saved after step {step:,}. Go on with: {program()} resume {shown(run.path)}" if step is not None else ""
+        print(where or "Stopped before anything was saved.")
     return TERMINATED if terminated else INTERRUPTED
 
 
@@ -111,5 +105,13 @@ def print_summary(cli: Any, runs_dir: Path) -> None:
     elsewhere = runs_dir if runs_dir != default_runs_dir() else None
     run = RunFolder(Path(cli.run_logger.save_dir))
     print(f"\nFinished after {cli.trainer.global_step:,} steps.")
-    print(summary(run, command=program(), runs_dir=elsewhere), flush=True)
+    print(summary(run, command=program(), runs_dir=elsewhere, checkpoints=best_and_last(run)), flush=True)
     logging.getLogger(__name__).info("Finished.")
+
+
+def best_and_last(run: RunFolder) -> list[tuple[str, Path]]:
+    """The best and the last version with what they are called, as their seals tell."""
+    versions = list_versions(run.checkpoints)
+    best = best_versions(versions, BEST_METRIC)[:1]
+    last = sorted((version for version in versions if version.resumable), key=lambda version: (version.step, version.number))[-1:]
+    return [(f"{which} checkpoint", version.path) for which, found in (("best", best), ("last", last)) for version in found]

@@ -96,21 +96,6 @@ class RunFolder:
         """Whether a run has begun to write here."""
         return self.config.is_file() or self.environment.is_file() or self.metrics.is_file()
 
-    def checkpoint(self, which: str) -> Path:
-        """The file of the ``best`` or ``last`` weights.
-
-        Raises:
-            FileNotFoundError: if this run has none; the message names what the run does have.
-        """
-        file = self.checkpoints / f"{which}.ckpt"
-        if not file.is_file():
-            present = sorted(path.name for path in self.checkpoints.glob("*.ckpt"))
-            raise FileNotFoundError(
-                f"Run {self.name} has no checkpoint {file.name!r}: "
-                + (f"its checkpoints are {', '.join(present)}." if present else "it has not saved any yet.")
-            )
-        return file
-
     def last_step(self) -> int:
         """The highest number of optimizer steps among the metrics and the events, 0 if nothing is recorded."""
         rows = [*read_records(self.metrics), *read_records(self.events)]

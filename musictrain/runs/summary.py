@@ -13,16 +13,19 @@ from musictrain.runs.records import read_records
 SCORES = (("val/nats_per_note", "nats per note"), ("val/bits_per_beat", "bits per beat"))
 
 
-def summary(run: RunFolder, *, command: str = "musictrain", runs_dir: Path | None = None) -> str:
+def summary(
+    run: RunFolder, *, command: str = "musictrain", runs_dir: Path | None = None, checkpoints: Sequence[tuple[str, Path]] = ()
+) -> str:
     """Best value and its step, likelihoods, where the samples are and how to listen, the checkpoint, and the commands to go on.
 
     Args:
         run: a run that has been training; whatever it lacks is left out.
         command: how this program is called here.
         runs_dir: added as ``--runs`` to the commands; None if they find the run without it.
+        checkpoints: what the run has saved, each with what it is called.
     """
     rows = read_records(run.metrics)
-    facts = [("run", shown(run.path)), *_likelihood(run, rows), *_files(run)]
+    facts = [("run", shown(run.path)), *_likelihood(run, rows), *((label, shown(path)) for label, path in checkpoints), *_samples(run)]
     where = f" --runs {shown(runs_dir)}" if runs_dir is not None else ""
     name = "-".join(run.name.split("-")[-2:])
     todo = [
@@ -41,8 +44,8 @@ def _likelihood(run: RunFolder, rows: Sequence[dict[str, Any]]) -> list[tuple[st
     return [(f"best {BEST_METRIC}", f"{best[0]:.4f} nats per token at step {best[1]:,}" + (f" ({', '.join(words)})" if words else ""))]
 
 
-def _files(run: RunFolder) -> list[tuple[str, str]]:
-    facts = [(f"{which} checkpoint", shown(file)) for which in ("best", "last") if (file := run.checkpoints / f"{which}.ckpt").is_file()]
+def _samples(run: RunFolder) -> list[tuple[str, str]]:
+    facts = []
     folders = sorted(run.samples.glob("step_*"))
     if folders:
         songs = sorted(folders[-1].glob("*.wav"))

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from musictrain.checkpoints import list_versions
 from musictrain.data.scores import read_notes, write_midi
 from musictrain.data.tokenizers import VoiceGrid, save_tokenizer
 from musictrain.notes import Notes
@@ -28,7 +30,7 @@ def test_every_piece_is_four_files_and_one_line(finished_runs: Path, tmp_path: P
     assert endings == {".mid", ".wav", ".png", ".json"}
     assert [line.split()[0] for line in printed.splitlines()[1:-1]] == ["piece", "sample_1", "sample_2", "sample_3"]
     info = json.loads((tmp_path / "sample_1.json").read_text())
-    assert (info["checkpoint"], info["seed"], info["prompt"]) == ("best.ckpt", 0, None)
+    assert (info["checkpoint"], info["seed"], info["prompt"]) == ("v000003_step000006.ckpt", 0, None)
 
 
 def test_the_same_seed_makes_the_same_music(finished_runs: Path, tmp_path: Path, capsys: Any) -> None:
@@ -95,14 +97,15 @@ def test_a_damaged_or_dangerous_checkpoint_is_only_named(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (run,) = list_runs(runs_dir)
-    best = run.checkpoints / "best.ckpt"
+    best = run.checkpoints / "mine.ckpt"
     if content == "torn":
+        shutil.copy(list_versions(run.checkpoints)[-1].path, best)
         best.write_bytes(best.read_bytes()[:-2000])
     elif content == "payload":
         torch.save({"state_dict": {}, "more": Payload()}, best)
     else:
         best.write_text("not a checkpoint")
-    status, _, err = type_command(capsys, "sample", "latest", "--runs", runs_dir)
+    status, _, err = type_command(capsys, "sample", "latest", "--runs", runs_dir, "--ckpt", best)
     assert status == 1
-    assert f"{best} cannot be read: it is damaged or no checkpoint" in err
+    assert f"{best} cannot be used: it" in err
     assert not Path("stolen").exists()

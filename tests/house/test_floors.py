@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 FLOORS = {
     **dict.fromkeys(("notes", "suggestions", "runs"), 0),
-    **dict.fromkeys(("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums"), 1),
+    **dict.fromkeys(("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1),
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints"), 2),
     "callbacks": 3,
     **dict.fromkeys(("cli", "search", "stages", "dashboard"), 4),
@@ -31,7 +31,7 @@ SIDEWAYS = {
 }
 ONLY = {
     # Rooms that may use less than their floor offers.
-    "callbacks": {"notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints"},
+    "callbacks": {"notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed"},
     "dashboard": {"notes", "suggestions", "runs"},
 }
 ALLOWED: set[tuple[str, str]] = set()  # (file under musictrain/, imported module): an exception and, beside it, its reason

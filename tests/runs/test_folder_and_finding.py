@@ -95,14 +95,3 @@ def test_a_taken_name_is_drawn_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("musictrain.runs.folder.new_run_name", lambda name: next(names))
     created = [RunFolder.create(tmp_path / "runs", "a") for _ in range(2)]
     assert [run.name for run in created] == ["a-calm-fugue", "a-warm-canon"]
-
-
-def test_a_missing_checkpoint_names_those_there_are(runs_dir: Path) -> None:
-    run = RunFolder(runs_dir / OLD)
-    with pytest.raises(FileNotFoundError, match=r"no checkpoint 'best.ckpt': it has not saved any yet"):
-        run.checkpoint("best")
-    run.checkpoints.mkdir()
-    (run.checkpoints / "last.ckpt").touch()
-    with pytest.raises(FileNotFoundError, match=r"its checkpoints are last.ckpt"):
-        run.checkpoint("best")
-    assert run.checkpoint("last") == run.checkpoints / "last.ckpt"

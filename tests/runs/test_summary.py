@@ -23,15 +23,16 @@ def run_with(tmp_path: Path, *rows: dict[str, float]) -> RunFolder:
 def test_everything_there_is_is_told(tmp_path: Path) -> None:
     scores = {"val/loss": 0.41234, "val/nats_per_note": 0.5, "val/bits_per_beat": 3.25}
     run = run_with(tmp_path, {"step": 100, **scores}, {"step": 200, "val/loss": 0.5})
-    (run.checkpoints / "best.ckpt").touch()
     for name in ("a.wav", "a.mid", "b.wav"):
         run.samples_at(200).mkdir(parents=True, exist_ok=True)
         (run.samples_at(200) / name).touch()
-    lines = summary(run, command="python -m musictrain", runs_dir=tmp_path).splitlines()
+    lines = summary(
+        run, command="python -m musictrain", runs_dir=tmp_path, checkpoints=[("best checkpoint", tmp_path / "v1.ckpt")]
+    ).splitlines()
     assert lines == [
         f"  run              {run.path}",
         "  best val/loss    0.4123 nats per token at step 100 (0.5000 nats per note, 3.2500 bits per beat)",
-        f"  best checkpoint  {run.checkpoints / 'best.ckpt'}",
+        f"  best checkpoint  {tmp_path / 'v1.ckpt'}",
         f"  samples          {run.samples_at(200)} (2 pieces: .wav and .mid to hear, .png to see)",
         f"  listen to        {run.samples_at(200) / 'a.wav'}",
         f"  look at          {run.samples_at(200) / 'a.png'}",

@@ -1,0 +1,411 @@
+"""VersionedCheckpoint: numbered versions of a run that verify, are kept by rule, and can be resumed from to the bit.
+
+    Trainer(callbacks=[VersionedCheckpoint(every_n_train_steps=500)])          trainer.fit(model, ckpt_path="last")
+
+When: in any Trainer, instead of ModelCheckpoint. It saves after validations, every so many steps or minutes, when the run is stopped by
+SIGTERM, Ctrl-C or an error, and before SLURM's time limit. Cost: a copy of the state in memory each time; the rest happens in a thread.
+Source: the fault list in which each way to lose a checkpoint has its test, tests/checkpoints.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from lightning.fabric.plugins.io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+
+from musictrain.batch_seed import seed_torch
+from musictrain.checkpoints.checkpoint_io import REQUEST, CompressedCheckpointIO
+from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_of
+from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
+from musictrain.checkpoints.health import LossWatch
+from musictrain.checkpoints.interruption import Interrupted, Signals
+from musictrain.checkpoints.resume_check import check_resumable
+from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
+from musictrain.checkpoints.retention import Retention
+from musictrain.checkpoints.seal import Seal
+from musictrain.checkpoints.snapshot import plain_size
+from musictrain.checkpoints.trainer_state import facts_of, inside_window, metrics_of, position_in, validation_due
+from musictrain.checkpoints.triggers import Rhythm, SaveTriggers, time_limit
+from musictrain.checkpoints.version_folder import VersionFolder, saving_summary
+from musictrain.runs import Records, RunFolder
+
+log = logging.getLogger(__name__)
+
+
+class VersionedCheckpoint(FolderCheckpoint):
+    """Saves versions of the whole training state and keeps those that its rules name.
+
+    Args:
+        dirpath: folder of the versions; None is ``checkpoints`` in the run folder.
+        monitor: metric that ``best`` is about; None for none.
+        mode: ``min`` or ``max``.
+        metrics: further metrics whose best versions are kept, with ``min`` or ``max`` each.
+        newest: how many of the newest good versions are kept.
+        best: how many of the best of each metric.
+        keep_every_n_steps: one version of every so many steps is kept for good; 0 is off.
+        keep_every_n_minutes: one of every so many minutes; 0 is off.
+        thin_after: a version that is kept only for its metric or its time is reduced to weights in bfloat16 once so many newer ones
+            are there; 0 is never.
+        every_n_train_steps: saves at multiples of so many optimizer steps; 0 is off.
+        every_n_minutes: saves when the last save is so long ago; 0 is off.
+        after_validation: saves after each validation.
+        on_epoch_end: saves after each epoch.
+        at_start: saves before the first step, which shows that saving works before an hour is spent.
+        signals: SIGTERM and Ctrl-C save and stop (exit status 143, 130), SIGUSR1 saves and goes on.
+        time_limit_margin_minutes: under SLURM, saves and stops so long before the job's time is up.
+        reseed: torch's random numbers are seeded before each batch from (seed, number of the batch, rank), so that a resumed run draws
+            what the uninterrupted one would have drawn. MusicModule does the same by itself.
+        packing: see CompressedCheckpointIO; None for what the trainer's own plugin does, or ``optimizer``.
+        mirror: a folder on another disk, or any fsspec URL, that verified versions are copied to.
+        config: the run's configuration as YAML, for the resume report.
+
+    Raises:
+        ValueError: for a number out of its range, or a plugin that it cannot write through.
+        FolderInUseError: when a fit starts in a folder that another trainer is writing to.
+    """
+
+    def __init__(
+        self,
+        dirpath: str | Path | None = None,
+        monitor: str | None = "val/loss",
+        mode: str = "min",
+        metrics: Mapping[str, str] | None = None,
+        newest: int = 3,
+        best: int = 1,
+        keep_every_n_steps: int = 0,
+        keep_every_n_minutes: float = 0.0,
+        thin_after: int = 0,
+        every_n_train_steps: int = 0,
+        every_n_minutes: float = 10.0,
+        after_validation: bool = True,
+        on_epoch_end: bool = False,
+        at_start: bool = True,
+        signals: bool = True,
+        time_limit_margin_minutes: float = 3.0,
+        reseed: bool = True,
+        packing: str | None = None,
+        mirror: str | None = None,
+        config: str | None = None,
+    ) -> None:
+        super().__init__(dirpath=dirpath, monitor=monitor, mode=mode, save_top_k=0, enable_version_counter=False)
+        watched = {**({monitor: mode} if monitor else {}), **(metrics or {})}
+        self.retention = Retention(
+            newest=newest, best=best, metrics=cast(Any, watched), every_n_steps=keep_every_n_steps, every_n_minutes=keep_every_n_minutes,
+            thin_after=thin_after,
+        )  # fmt: skip
+        self.triggers = SaveTriggers(every_n_train_steps, every_n_minutes)
+        self.after_validation, self.on_epoch_end, self.at_start = after_validation, on_epoch_end, at_start
+        self.listens = signals
+        self.time_limit_margin_minutes = time_limit_margin_minutes
+        self.reseed = reseed
+        self.packing = packing
+        self.mirror = mirror
+        self.config = config
+        self.report: ResumeReport | None = None
+        self.stalls: list[float] = []
+        self._folder: VersionFolder | None = None
+        self._io: CompressedCheckpointIO | None = None
+        self._signals = Signals()
+        self._rhythm = Rhythm()
+        self._losses = LossWatch()
+        self._time_limit: float | None = None
+        self._pending: dict[str, None] = {}
+        self._step_seen = self._saved_step = self._validated_step = -1
+        self._stepping = False
+        self._found: Found | None = None
+        self._gradients: dict[str, Tensor] = {}
+        self._events: Records | None = None
+        self._circumstances: dict[str, Any] = {}
+
+    # Before the first step.
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder and the plugin; for a fit take the folder, and refuse to go on from what does not fit."""
+        super().setup(trainer, pl_module, stage)
+        self._io = self._plugin(trainer)
+        if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._check_alone(trainer)
+        if trainer.ckpt_path is not None:
+            check_resumable(trainer.ckpt_path, pl_module, fingerprints_of(trainer))
+        self._circumstances = circumstances_of(trainer, self.config)
+        self._io.begin()
+        if trainer.is_global_zero:
+            self._folder = VersionFolder(Path(str(self.dirpath)), self.retention, self.mirror, self._record)
+            self._folder.open()
+            self._events = _events_of(trainer, self.dirpath)
+
+    def _plugin(self, trainer: Trainer) -> CompressedCheckpointIO:
+        current = trainer.strategy.checkpoint_io
+        if type(current) is TorchCheckpointIO:
+            current = CompressedCheckpointIO(packing=self.packing or "optimizer")
+            trainer.strategy.checkpoint_io = current
+        elif not isinstance(current, CompressedCheckpointIO):
+            raise ValueError(
+                f"VersionedCheckpoint writes through CompressedCheckpointIO, and this Trainer has the plugin {type(current).__name__}. "
+                "Leave that plugin out."
+            )
+        elif self.packing is not None and self.packing != current.packing:
+            raise ValueError(
+                f"VersionedCheckpoint got packing={self.packing!r}, and the Trainer's plugin has {current.packing!r}: set one."
+            )
+        return current
+
+    def _check_alone(self, trainer: Trainer) -> None:
+        if sum(isinstance(callback, VersionedCheckpoint) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
+            raise ValueError(
+                "This Trainer has several VersionedCheckpoint callbacks. One keeps the best of several metrics: see `metrics`."
+            )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Turn to what was resumed and report it, or save the beginning; from here on signals are obeyed between steps."""
+        if self._io is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._step_seen = self._saved_step = trainer.global_step
+        self._validated_step = -1
+        self._pending = {}
+        self._stepping = False
+        self._rhythm = Rhythm()
+        self.stalls = []
+        self.triggers.last_save = time.monotonic()
+        self._time_limit = time_limit()
+        self._give_back_gradients(pl_module)
+        if self._folder is not None:
+            self._place_in_folder(trainer)
+        if trainer.ckpt_path is not None:
+            self._report(trainer)
+        elif self.at_start and trainer.global_step == 0:
+            self._save(trainer, "start", wait=True)
+            if self._folder is not None:
+                self._folder.check_stored(trainer.global_step)
+        if self.listens:
+            self._signals.install()
+
+    def _place_in_folder(self, trainer: Trainer) -> None:
+        assert self._folder is not None
+        highest = self._folder.highest_step()
+        if trainer.ckpt_path is not None:
+            self._folder.go_on_from(Path(trainer.ckpt_path), trainer.global_step)
+        elif highest is not None and highest > trainer.global_step:
+            raise ValueError(
+                f"{self._folder.folder} holds versions up to step {highest:,}, and this fit would start at step {trainer.global_step:,}. "
+                "Go on from them with ckpt_path='last', or start anew in another folder."
+            )
+        weights = trainer.lightning_module.state_dict()
+        # Weights, two moments of an optimizer, and an average at most.
+        self._folder.check_room(4 * plain_size(weights))
+
+    def _give_back_gradients(self, pl_module: LightningModule) -> None:
+        gradients, self._gradients = self._gradients, {}
+        for name, parameter in pl_module.named_parameters():
+            if name in gradients:
+                parameter.grad = gradients[name].to(parameter.device, parameter.dtype)
+
+    def _report(self, trainer: Trainer) -> None:
+        name = Path(str(trainer.ckpt_path)).name
+        self.report = report_of(name, trainer.global_step, self._found or Found(), self._circumstances)
+        if trainer.is_global_zero:
+            print("\n".join(self.report.lines()), flush=True)
+            log.info("Resume report: %s", self.report.as_record())
+            self._record("resume_report", **self.report.as_record())
+
+    # Between the steps.
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Seed this batch's random numbers; until its end a state may be half a step ahead."""
+        self._stepping = False
+        if self.reseed:
+            share = (trainer.distributed_sampler_kwargs or {}).get("rank", 0)
+            seed_torch(pl_module.device, int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.fit_loop.total_batch_idx, share)
+
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
+        """The weights are about to change."""
+        self._stepping = True
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Save if a step was done and something is due, unless a validation or the epoch's end comes first: they save then."""
+        if self._io is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        self._stepping = False
+        self._watch(outputs)
+        step = trainer.global_step
+        if step == self._step_seen:
+            return  # inside an accumulation window
+        self._step_seen = step
+        self._look_around(trainer, step)
+        if self.triggers.by_steps(step):
+            self._pending["step"] = None
+        if trainer.should_stop or step == trainer.max_steps:
+            self._pending["end"] = None
+        if (self._pending or self._signals.stop) and not validation_due(trainer) and not trainer.is_last_batch:
+            self._save_pending(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save, with the metrics of this validation."""
+        if self._io is None or trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if trainer.global_step > 0:
+            self._validated_step = trainer.global_step
+            if self.after_validation:
+                self._pending["validation"] = None
+            if trainer.should_stop:
+                self._pending["end"] = None
+        if trainer.world_size > 1 and inside_window(trainer):
+            return  # every process holds gradients of its own: the end of the window is waited for
+        if self._pending or self._signals.stop:
+            self._save_pending(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save what is due."""
+        if self._io is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        if self.on_epoch_end and trainer.is_last_batch:
+            self._pending["epoch"] = None
+        if self._pending or self._signals.stop:
+            self._save_pending(trainer)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Save the end, if nothing has."""
+        if self._io is not None and trainer.global_step > self._saved_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            self._save(trainer, "end")
+
+    def _watch(self, outputs: Any) -> None:
+        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+        if isinstance(loss, Tensor):
+            self._losses.add(loss.detach())
+
+    def _look_around(self, trainer: Trainer, step: int) -> None:
+        """Signals and clocks; several processes agree on them about once a second."""
+        if trainer.world_size > 1 and not self._rhythm.due(step):
+            return
+        clock = self.triggers.by_clock(time.monotonic())
+        late = self._time_limit is not None and time.time() >= self._time_limit - 60 * self.time_limit_margin_minutes
+        heard = [self._signals.stop, int(self._signals.save), int(clock), int(late), self._rhythm.proposal(step)]
+        if trainer.world_size > 1:
+            mine = heard if trainer.is_global_zero else [*heard[:2], 0, 0, 0]
+            common = trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="max")
+            heard = [int(value) for value in cast(Tensor, common).tolist()]
+            self._rhythm.agreed(step, heard[4])
+        self._signals.stop = heard[0] or (15 if heard[3] else 0)
+        self._signals.save = False
+        if heard[1]:
+            self._pending["signal"] = None
+        if heard[2]:
+            self._pending["time"] = None
+
+    def _save_pending(self, trainer: Trainer) -> None:
+        reasons = [*self._pending, *(["signal"] if self._signals.stop else [])]
+        self._pending = {}
+        if reasons and (self._saved_step != trainer.global_step or "validation" in reasons):
+            self._save(trainer, reasons[0], wait=bool(self._signals.stop))
+        if self._signals.stop:
+            trainer.strategy.barrier("interrupted")
+            raise Interrupted(self._signals.stop)
+
+    # A save.
+
+    def _save(self, trainer: Trainer, reason: str, wait: bool = False) -> None:
+        assert self._io is not None
+        began = time.perf_counter()
+        path, options = Path(str(self.dirpath)) / "version.ckpt", None
+        if self._folder is not None:
+            path, request = self._folder.request(self._facts(trainer, reason))
+            options = {REQUEST: request}
+        trainer.save_checkpoint(path, weights_only=False, storage_options=options)
+        self._saved_step = trainer.global_step
+        self.triggers.last_save = time.monotonic()
+        self.stalls.append(time.perf_counter() - began)
+        log.info("Saved %s (%s); training was held up for %.0f ms.", path.name, reason, 1000 * self.stalls[-1])
+        if wait and trainer.is_global_zero and not self._io.wait():
+            log.error("The disk has not taken %s in %g seconds.", path.name, self._io.wait_seconds)
+        for logger in trainer.loggers:
+            logger.after_save_checkpoint(self)
+
+    def _facts(self, trainer: Trainer, reason: str) -> Seal:
+        metrics = metrics_of(trainer, validated=self._validated_step == trainer.global_step)
+        return facts_of(trainer, Path(str(self.dirpath)), reason, metrics, self._losses.spike(), self._circumstances)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Add the circumstances, and the gradients of a half-filled accumulation window."""
+        if self._circumstances:
+            checkpoint[CIRCUMSTANCES] = self._circumstances
+        if trainer.world_size == 1 and inside_window(trainer):
+            checkpoint[GRADIENTS] = {name: each.grad for name, each in pl_module.named_parameters() if each.grad is not None}
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Remember what it holds, for the report and the first step."""
+        states = checkpoint.get("callbacks") or {}
+        mine = [callback.state_key for callback in trainer.callbacks if callback.state_dict()]  # type: ignore[attr-defined]
+        position = position_in(checkpoint, trainer)
+        self._found = Found(tuple(checkpoint), tuple(states), tuple(mine), checkpoint.get(CIRCUMSTANCES) or {}, position)
+        self._gradients = dict(checkpoint.get(GRADIENTS) or {})
+
+    def state_dict(self) -> dict[str, Any]:
+        """The losses by which a spike is known; everything else is in the folder."""
+        return {"losses": self._losses.losses()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take them back; the settings stay those of the constructor."""
+        self._losses.restore(state_dict.get("losses", ()))
+
+    # The end.
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Save what came since the last version, if the state is that of a whole step; then give everything back."""
+        try:
+            if self._may_save_after(trainer, exception):
+                self._save(trainer, "exception", wait=True)
+        except Exception:
+            log.exception("Nothing could be saved after the error.")
+        finally:
+            if self._io is not None:
+                self._io.wait()
+            self._close()
+
+    def _may_save_after(self, trainer: Trainer, exception: BaseException) -> bool:
+        whole = not self._stepping and trainer.training and not inside_window(trainer)
+        fresh = self._saved_step >= 0 and trainer.global_step > self._saved_step
+        # Of several processes one may be alone with its error: it must not wait for the others.
+        return fresh and whole and trainer.world_size == 1 and not isinstance(exception, Interrupted)
+
+    def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Say what saving has cost, and fail if the end of the run could not be stored."""
+        if self._io is not None:
+            self._io.wait()
+        folder = self._folder
+        self._close()
+        if folder is not None and folder.stored:
+            log.info("%s", saving_summary(folder, self.stalls))
+        if folder is not None:
+            folder.check_stored(trainer.global_step)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give everything back."""
+        self._close()
+
+    def _close(self) -> None:
+        self._signals.restore()
+        if self._folder is not None and self._io is not None:
+            self._folder.close(self._io.wait_seconds)
+        self._folder = None
+        if self._events is not None:
+            self._events.close()
+            self._events = None
+
+    def _record(self, event: str, **details: Any) -> None:
+        if self._events is not None:
+            self._events.append({"time": round(time.time(), 3), "event": event, **details})
+
+
+def _events_of(trainer: Trainer, dirpath: Any) -> Records | None:
+    """The run folder's events, if somebody keeps some there."""
+    run = RunFolder(Path(str(dirpath)).parent)
+    return Records(run.events) if run.events.is_file() else None

@@ -1,0 +1,65 @@
+"""Where a Lightning Trainer stands, between two batches."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from musictrain.checkpoints.circumstances import fingerprints_of
+from musictrain.checkpoints.seal import Seal
+
+
+def validation_due(trainer: Trainer) -> bool:
+    """Whether a validation follows the batch that has just been trained on."""
+    loop: Any = trainer.fit_loop
+    return bool(trainer.enable_validation and loop.epoch_loop._should_check_val_fx(loop._data_fetcher))
+
+
+def inside_window(trainer: Trainer) -> bool:
+    """Whether gradients have been gathered that no step has used yet."""
+    if trainer.accumulate_grad_batches == 1 or not trainer.lightning_module.automatic_optimization:
+        return False
+    loop: Any = trainer.fit_loop
+    return bool(loop.epoch_loop.batch_progress.current.ready and loop._should_accumulate())
+
+
+def position_in(checkpoint: Mapping[str, Any], trainer: Trainer) -> bool:
+    """Whether the data module or its loader has kept where it was."""
+    datamodule = getattr(trainer, "datamodule", None)
+    loaders = ((checkpoint.get("loops") or {}).get("fit_loop") or {}).get("state_dict", {}).get("combined_loader")
+    return bool(loaders) or (datamodule is not None and type(datamodule).__qualname__ in checkpoint)
+
+
+def metrics_of(trainer: Trainer, validated: bool) -> dict[str, float]:
+    """The finite values that were logged last.
+
+    Args:
+        trainer: whose values.
+        validated: whether its last validation was of these weights; otherwise only what training logged is given.
+    """
+    values = {name: float(value) for name, value in trainer.callback_metrics.items() if validated or name.startswith("train/")}
+    return {name: value for name, value in values.items() if math.isfinite(value)}
+
+
+def facts_of(trainer: Trainer, folder: Path, reason: str, metrics: Mapping[str, float], ill: str, circumstances: Mapping[str, Any]) -> Seal:
+    """What the seal of a version is to say of the trainer at this moment."""
+    prints = fingerprints_of(trainer)
+    return Seal(
+        sha256="",
+        size=0,
+        step=trainer.global_step,
+        epoch=trainer.current_epoch,
+        reason=reason,
+        run=folder.resolve().parent.name,
+        metrics=metrics,
+        ill=ill,
+        config=circumstances.get("config_fingerprint", ""),
+        tokenizer=prints.get("tokenizer", ""),
+        corpus=prints.get("corpus", ""),
+        world_size=trainer.world_size,
+        strategy=type(trainer.strategy).__name__,
+    )

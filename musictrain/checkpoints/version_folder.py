@@ -1,0 +1,258 @@
+"""VersionFolder: what the one process that writes a folder of versions does there, from the lock to the removals.
+
+Everything after ``request`` happens in the writer's thread: the version is stored, read back, and only then may older ones go.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from musictrain.checkpoints import disk
+from musictrain.checkpoints.catalog import (
+    Version,
+    first_that_verifies,
+    list_versions,
+    next_number,
+    put_aside,
+    version_name,
+    version_path,
+)
+from musictrain.checkpoints.checkpoint_io import SaveRequest
+from musictrain.checkpoints.lock import FolderLock
+from musictrain.checkpoints.retention import Decision, Retention, decide
+from musictrain.checkpoints.seal import Seal
+from musictrain.checkpoints.verification import BrokenCheckpointError, verify
+from musictrain.checkpoints.writer import BackgroundWriter
+
+if TYPE_CHECKING:
+    from musictrain.checkpoints.mirror import Mirror
+
+log = logging.getLogger(__name__)
+
+# Versions that must fit beside each other while one replaces another.
+ROOM_FOR = 2
+
+
+class LostCheckpointError(OSError):
+    """Training is over, and its last version could not be stored."""
+
+
+class VersionFolder:
+    """Owns a folder of versions.
+
+    Args:
+        folder: made if missing.
+        retention: which versions stay.
+        mirror: URL of where verified versions are copied to, None for nowhere.
+        record: called with an event's name and details whenever something happens; from another thread too.
+    """
+
+    def __init__(
+        self, folder: Path, retention: Retention, mirror: str | None = None, record: Callable[..., None] = lambda event, **details: None
+    ) -> None:
+        self.folder, self.retention, self._record = Path(folder), retention, record
+        self.mirror = mirror_at(mirror)
+        self._lock = FolderLock(self.folder)
+        self._copies = BackgroundWriter()
+        self._guard = threading.Lock()
+        self.parent = ""
+        self.protected: set[int] = set()
+        self.stored: list[Version] = []
+        self.failure = ""
+        self.stored_bytes = self.plain_bytes = 0
+
+    def open(self) -> None:
+        """Take the folder, and clear away what writers that died have left in it.
+
+        Raises:
+            FolderInUseError: if another process is training there.
+            OSError: if it cannot be written.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._lock = FolderLock(self.folder)
+        self._lock.acquire()
+        if leftovers := disk.remove_leftovers(self.folder):
+            log.info("Removed %d unfinished files from %s.", leftovers, self.folder)
+
+    def close(self, wait_seconds: float) -> None:
+        """Let the copies to the mirror finish, and give the folder back."""
+        if self.mirror is not None and not self._copies.wait(wait_seconds):
+            log.warning("The mirror %s is behind: not every version has been copied.", self.mirror.url)
+        self._lock.release()
+
+    def go_on_from(self, path: Path | None, step: int) -> None:
+        """Training goes on after ``step`` from the version at ``path``: what lies beyond in this folder is on a branch it turned away from.
+
+        Broken versions become ``*.corrupt``, sound ones ``*.abandoned``; none is removed.
+        """
+        versions = list_versions(self.folder)
+        here = [version for version in versions if path is not None and version.path.resolve() == Path(path).resolve()]
+        self.parent = here[0].name if here else ""
+        self.protected = {version.number for version in here}
+        for version in versions:
+            beyond = version.step > step or (version.step == step and bool(here) and version.number > here[0].number)
+            if beyond and (version.seal is None or version.resumable):
+                _, reasons = first_that_verifies([version])
+                put_aside(version.path, "corrupt" if reasons else "abandoned")
+                self._record("version_set_aside", version=version.name, reason=reasons[0] if reasons else "another branch is trained")
+
+    def highest_step(self) -> int | None:
+        """The highest step of any version, None if there is none."""
+        return max((version.step for version in list_versions(self.folder)), default=None)
+
+    def check_room(self, size: int) -> None:
+        """Refuse to begin where not even two versions of ``size`` bytes fit.
+
+        Raises:
+            OSError: saying how much there is.
+        """
+        free = shutil.disk_usage(self.folder).free
+        if free < ROOM_FOR * size:
+            raise OSError(
+                f"{self.folder} has {mib(free)} left, and a version of this run takes up to {mib(size)}, of which {ROOM_FOR} must fit. "
+                "Make room, or keep runs elsewhere with --runs."
+            )
+
+    # A save.
+
+    def request(self, facts: Seal) -> tuple[Path, SaveRequest]:
+        """Where the next version goes, and how it is to be stored."""
+        path, facts = self._next_name(facts)
+        self.parent = version_name(facts.number, facts.step)
+        request = SaveRequest(facts, replace=False, stored=self._stored, failed=self._failed, make_room=self._make_room)
+        request.next_name = lambda: self._next_name(request.facts)
+        request.began = time.monotonic()
+        return path, request
+
+    def _next_name(self, facts: Seal) -> tuple[Path, Seal]:
+        number = next_number(self.folder)
+        with self._guard:
+            # One that is still being written has its number already.
+            number = max(number, self._last_number + 1)
+            self._last_number = number
+        parent = facts.parent or self.parent
+        return version_path(self.folder, number, facts.step), replace(facts, number=number, created=time.time(), parent=parent)
+
+    _last_number = 0
+
+    def _stored(self, path: Path, seal: Seal) -> None:
+        try:
+            verify(path)
+        except BrokenCheckpointError as error:
+            put_aside(path, "corrupt")
+            self._failed(path, error)
+            return
+        size = path.stat().st_size if path.is_file() else sum(int(each["size"]) for each in seal.files.values())
+        with self._guard:
+            self.failure = ""
+            self.stored.append(Version(path, seal.number, seal.step, seal=seal, stored_bytes=size))
+            self.stored_bytes += size
+            self.plain_bytes += seal.plain_size
+        self._record("saved", version=path.name, step=seal.step, reason=seal.reason, bytes=size, plain_bytes=seal.plain_size,
+                     healthy=seal.healthy, ill=seal.ill or None, metrics=dict(seal.metrics))  # fmt: skip
+        if seal.ill:
+            log.warning("%s does not count as good: %s.", path.name, seal.ill)
+        if self.mirror is not None:
+            self._copies.submit(lambda: self._copy(path))
+        self.prune(self.retention)
+
+    def _copy(self, path: Path) -> None:
+        if not path.exists():
+            return  # removed again before its turn came
+        try:
+            assert self.mirror is not None
+            self.mirror.copy(path)
+        except Exception as error:
+            log.warning("%s could not be copied to the mirror: %s. Training goes on.", path.name, error)
+            self._record("mirror_failed", version=path.name, error=str(error))
+        else:
+            self._record("mirrored", version=path.name)
+
+    def _failed(self, path: Path, error: BaseException) -> None:
+        reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
+        with self._guard:
+            self.failure = reason
+        log.error("%s could not be stored: %s. Training goes on, nothing was removed; the next save tries again.", path.name, reason)
+        print(f"\nNOT SAVED  {path.name}: {reason}. Training goes on; the next save tries again.", flush=True)
+        self._record("save_failed", version=path.name, error=f"{type(error).__name__}: {error}")
+
+    # What goes.
+
+    def prune(self, retention: Retention) -> bool:
+        """Remove and thin what the rule says; gives back whether anything went."""
+        decision = decide(list_versions(self.folder), retention, self.protected)
+        for version in decision.remove:
+            self._try(disk.remove, version, "removed")
+        for version in decision.thin:
+            self._try(lambda path, whole=version: _thin(whole), version, "thinned")  # type: ignore[misc]
+        return bool(decision.remove or decision.thin)
+
+    def _try(self, act: Callable[[Path], Any], version: Version, event: str) -> None:
+        try:
+            act(version.path)
+        except (OSError, ValueError, MemoryError) as error:
+            log.warning("%s could not be %s: %s", version.path.name, event, error)
+        else:
+            self._record(event, version=version.path.name)
+
+    def _make_room(self) -> bool:
+        # The version that found no room would have taken the place of the oldest of the newest.
+        return self.prune(replace(self.retention, newest=max(1, self.retention.newest - 1)))
+
+    def check_stored(self, step: int) -> None:
+        """Whether the last save of a run that is over was stored.
+
+        Raises:
+            LostCheckpointError: if not, naming what there is.
+        """
+        if self.failure:
+            there = max(self.stored, key=lambda version: (version.step, version.number), default=None)
+            last = f"The last version is {there.path} after step {there.step:,}." if there is not None else "There is no version."
+            raise LostCheckpointError(f"The training reached step {step:,}, but could not be saved: {self.failure}. {last}")
+
+
+def saving_summary(folder: VersionFolder, stalls: list[float]) -> str:
+    """How much was stored, what packing has saved, and how long training was held up."""
+    packed = f", {100 * (1 - folder.stored_bytes / folder.plain_bytes):.0f} % less than unpacked" if folder.plain_bytes else ""
+    return (
+        f"{len(folder.stored)} versions saved, {mib(folder.stored_bytes)}{packed}; "
+        f"training was held up for {sum(stalls):.2f} s in all, {1000 * max(stalls, default=0.0):.0f} ms at most."
+    )
+
+
+def mirror_at(url: str | None) -> Mirror | None:
+    """The mirror at a URL, None for none."""
+    if not url:
+        return None
+    from musictrain.checkpoints.mirror import Mirror
+
+    return Mirror(url)
+
+
+def _thin(version: Version) -> Path:
+    from musictrain.checkpoints.exporting import thin_version
+
+    return thin_version(version)
+
+
+def mib(size: float) -> str:
+    """A size for people.
+
+    >>> mib(3 * 2**20), mib(5000), mib(3 * 2**30)
+    ('3.0 MiB', '4.9 KiB', '3.0 GiB')
+    """
+    for unit in ("B", "KiB", "MiB"):
+        if size < 1024:
+            return f"{size:.1f} {unit}" if unit != "B" else f"{size:.0f} B"
+        size /= 1024
+    return f"{size:.1f} GiB"
+
+
+__all__ = ["Decision", "LostCheckpointError", "VersionFolder", "mib"]

@@ -1,0 +1,38 @@
+"""What changed between two configurations, leaf by leaf, and a fingerprint of what a configuration trains."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from musictrain.runs.records import plain
+
+# Where something is written, shown or loaded from, which does not change what is trained.
+ELSEWHERE = ("runs", "name", "ckpt_path", "config", "trainer.logger", "trainer.enable_progress_bar", "trainer.default_root_dir")
+
+
+def config_changes(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Every leaf in which two configurations differ: (dotted key, then, now).
+
+    >>> list(config_changes({"a": 1, "b": {"c": 2}}, {"a": 1, "b": {"c": 3}}))
+    [('b.c', 2, 3)]
+    """
+    if isinstance(was, dict) and isinstance(now, dict):
+        for key in dict.fromkeys([*was, *now]):
+            yield from config_changes(was.get(key), now.get(key), f"{path}.{key}" if path else str(key))
+    elif was != now:
+        yield path, was, now
+
+
+def config_fingerprint(config: Any, without: Iterable[str] = ELSEWHERE) -> str:
+    """16 hexadecimal digits that stand for everything in a configuration but the dotted keys ``without``."""
+    return hashlib.sha256(json.dumps(plain(_without(config, "", set(without))), sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _without(config: Any, path: str, left_out: set[str]) -> Any:
+    if not isinstance(config, dict):
+        return config
+    dotted = {key: f"{path}.{key}" if path else str(key) for key in config}
+    return {key: _without(value, dotted[key], left_out) for key, value in config.items() if dotted[key] not in left_out}
