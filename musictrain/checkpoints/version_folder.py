@@ -12,7 +12,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from musictrain.checkpoints import disk
 from musictrain.checkpoints.catalog import (
@@ -26,13 +26,12 @@ from musictrain.checkpoints.catalog import (
 )
 from musictrain.checkpoints.checkpoint_io import SaveRequest
 from musictrain.checkpoints.lock import FolderLock
-from musictrain.checkpoints.retention import Decision, Retention, decide
+from musictrain.checkpoints.retention import Retention, decide
+from musictrain.checkpoints.run_mirror import mirror_of_run
 from musictrain.checkpoints.seal import Seal
+from musictrain.checkpoints.sizes import mib
 from musictrain.checkpoints.verification import BrokenCheckpointError, verify
 from musictrain.checkpoints.writer import BackgroundWriter
-
-if TYPE_CHECKING:
-    from musictrain.checkpoints.mirror import Mirror
 
 log = logging.getLogger(__name__)
 
@@ -58,7 +57,7 @@ class VersionFolder:
         self, folder: Path, retention: Retention, mirror: str | None = None, record: Callable[..., None] = lambda event, **details: None
     ) -> None:
         self.folder, self.retention, self._record = Path(folder), retention, record
-        self.mirror = mirror_at(mirror)
+        self.mirror = mirror_of_run(mirror, self.folder.resolve().parent.name) if mirror else None
         self._lock = FolderLock(self.folder)
         self._copies = BackgroundWriter()
         self._guard = threading.Lock()
@@ -227,32 +226,7 @@ def saving_summary(folder: VersionFolder, stalls: list[float]) -> str:
     )
 
 
-def mirror_at(url: str | None) -> Mirror | None:
-    """The mirror at a URL, None for none."""
-    if not url:
-        return None
-    from musictrain.checkpoints.mirror import Mirror
-
-    return Mirror(url)
-
-
 def _thin(version: Version) -> Path:
     from musictrain.checkpoints.exporting import thin_version
 
     return thin_version(version)
-
-
-def mib(size: float) -> str:
-    """A size for people.
-
-    >>> mib(3 * 2**20), mib(5000), mib(3 * 2**30)
-    ('3.0 MiB', '4.9 KiB', '3.0 GiB')
-    """
-    for unit in ("B", "KiB", "MiB"):
-        if size < 1024:
-            return f"{size:.1f} {unit}" if unit != "B" else f"{size:.0f} B"
-        size /= 1024
-    return f"{size:.1f} GiB"
-
-
-__all__ = ["Decision", "LostCheckpointError", "VersionFolder", "mib"]
