@@ -9,12 +9,14 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
     from musictrain.callbacks.progress import PlainProgress
     from musictrain.callbacks.run_recorder import RunLogger, RunRecorder
     from musictrain.callbacks.versioned_checkpoint import VersionedCheckpoint
     from musictrain.callbacks.write_samples import WriteSamples
 
 _HOMES = {
+    "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
     "PlainProgress": "musictrain.callbacks.progress",
     "RunLogger": "musictrain.callbacks.run_recorder",
     "RunRecorder": "musictrain.callbacks.run_recorder",
@@ -22,7 +24,7 @@ _HOMES = {
     "WriteSamples": "musictrain.callbacks.write_samples",
 }
 
-__all__ = ["PlainProgress", "RunLogger", "RunRecorder", "VersionedCheckpoint", "WriteSamples"]
+__all__ = ["EMAWeightAveraging", "PlainProgress", "RunLogger", "RunRecorder", "VersionedCheckpoint", "WriteSamples"]
 
 
 def __getattr__(name: str) -> Any:
