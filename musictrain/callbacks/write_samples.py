@@ -24,6 +24,7 @@ from musictrain.data.tokenizers import Tokenizer
 from musictrain.generation import SampledPiece, sample_pieces
 from musictrain.generation.continuation import first_beats
 from musictrain.generation.length import least_tokens_for_beats, mean_tokens_per_beat, tokens_for_beats
+from musictrain.generation.window import trained_context
 from musictrain.listening.sample_files import write_sample
 from musictrain.notes import Notes
 from musictrain.runs import RunFolder
@@ -125,7 +126,7 @@ class WriteSamples(Callback):
         target = RunFolder(Path(folder)).samples_at(trainer.global_step)
         try:
             for request in self._requests(trainer.datamodule):  # type: ignore[attr-defined]
-                for name, piece in self._play(request, network, tokenizer, getattr(trainer.datamodule, "store", None)):  # type: ignore[attr-defined]
+                for name, piece in self._play(request, network, tokenizer, trainer.datamodule):  # type: ignore[attr-defined]
                     self._write(target / name, piece, request, trainer.global_step)
         except Exception:
             # Hours of training are worth more than a sample.
@@ -139,8 +140,9 @@ class WriteSamples(Callback):
         for position, piece in enumerate(pieces, start=1):
             yield Request(f"continued_{position}", 1, piece.notes, piece.name)
 
-    def _play(self, request: Request, network: nn.Module, tokenizer: Tokenizer, store: Any) -> Iterator[tuple[str, SampledPiece]]:
-        rate = mean_tokens_per_beat(store)
+    def _play(self, request: Request, network: nn.Module, tokenizer: Tokenizer, datamodule: Any) -> Iterator[tuple[str, SampledPiece]]:
+        rate = mean_tokens_per_beat(getattr(datamodule, "store", None))
+        window = getattr(datamodule, "window", None)
         pieces = sample_pieces(
             network,
             tokenizer,
@@ -149,6 +151,7 @@ class WriteSamples(Callback):
             min_new_tokens=least_tokens_for_beats(tokenizer, self.min_beats, rate),
             prompt=request.prompt,
             prompt_beats=None if request.prompt is None else self.prompt_beats,
+            context=trained_context(network, window),
             **self.rule,
         )
         for position, piece in enumerate(pieces, start=1):

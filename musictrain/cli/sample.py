@@ -85,6 +85,7 @@ def generate_pieces(trained: TrainedRun, prompt: Notes | None, options: Any) -> 
     """
     from musictrain.generation import sample_pieces
     from musictrain.generation.length import least_tokens_for_beats, tokens_for_beats
+    from musictrain.generation.window import trained_context
 
     rate = recorded_tokens_per_beat(trained.run)
     try:
@@ -97,6 +98,7 @@ def generate_pieces(trained: TrainedRun, prompt: Notes | None, options: Any) -> 
             prompt=prompt,
             prompt_beats=None if prompt is None else options.prompt_beats,
             use_grammar=not options.no_grammar,
+            context=trained_context(trained.network, recorded_window(trained.run)),
             **{name: getattr(options, name) for name in RULE},
         )
     except ValueError as error:
@@ -109,6 +111,14 @@ def recorded_tokens_per_beat(run: RunFolder) -> float | None:
         return None
     value = json.loads(run.environment.read_text(encoding="utf-8")).get("tokens_per_beat")
     return float(value) if value else None
+
+
+def recorded_window(run: RunFolder) -> int | None:
+    """Tokens of a training row in a run's configuration, None if it does not say."""
+    from musictrain.cli.resume import read_config, value_at
+
+    value = value_at(read_config(run), "data.init_args.window")
+    return value if isinstance(value, int) and not isinstance(value, bool) else None
 
 
 def write_piece(piece: SampledPiece, stem: Path, trained: TrainedRun, options: Any) -> tuple[str, ...]:

@@ -24,6 +24,19 @@ def window_start(num_tokens: int, context: int | None, align: int = 1) -> int:
     return -(-(num_tokens - context) // hop) * hop
 
 
+def trained_context(network: nn.Module, window: int | None) -> int | None:
+    """What a network should look back on while it plays: the window it was trained on, where it counts positions; else all it can.
+
+    A decoder with room for 2,048 positions that was trained on windows of 512 has never seen the later ones.
+
+    Args:
+        network: with ``max_context``, None for a network that does not count positions.
+        window: tokens of a training row, None if nobody knows.
+    """
+    limit: int | None = getattr(network, "max_context", None)
+    return limit if limit is None or window is None else min(limit, window)
+
+
 def checked_context(network: nn.Module, context: int | None, align: int) -> int | None:
     """How many tokens the network may look back on: ``context``, or its own ``max_context``, or None for any number.
 

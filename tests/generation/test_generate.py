@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from musictrain.generation import generate, generate_scored
 from musictrain.generation.generate import without
-from musictrain.generation.window import window_start
+from musictrain.generation.window import trained_context, window_start
 from musictrain.models import Decoder, Recurrent
 
 VOCAB = 17
@@ -246,3 +246,9 @@ def test_windows_start_where_the_network_wants_them() -> None:
     starts = [n - len(window) for n, window in enumerate(fed, start=3)]
     assert set(starts) == {0, 8, 16, 24, 32}
     assert len(sequence) == 43
+
+
+def test_positions_that_were_never_trained_are_never_used() -> None:
+    decoder, recurrent = small_network(max_context=64), small_network("recurrent")
+    assert [trained_context(decoder, window) for window in (None, 32, 64, 200)] == [64, 32, 64, 64]
+    assert trained_context(recurrent, 32) is None
