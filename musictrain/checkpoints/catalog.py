@@ -104,11 +104,12 @@ def list_versions(folder: str | Path) -> list[Version]:
 
     Where a thinned version's original is still there (its removal was interrupted), the original alone is listed.
     """
-    found: dict[int, Version] = {}
-    for version in sorted((_version(entry) for entry in _entries(folder)), key=lambda each: (each.number, each.thin)):
-        if version.number not in found or found[version.number].seal is None:
-            found[version.number] = version
-    return [found[number] for number in sorted(found)]
+    found: dict[tuple[int, int], Version] = {}
+    for version in sorted((_version(entry) for entry in _entries(folder)), key=lambda each: (each.number, each.step, each.thin)):
+        key = (version.number, version.step)
+        if key not in found or found[key].seal is None:
+            found[key] = version
+    return [found[key] for key in sorted(found)]
 
 
 def _entries(folder: str | Path) -> list[os.DirEntry[str]]:

@@ -225,9 +225,23 @@ def _remove_tree(folder: Path) -> None:
     os.rmdir(folder)
 
 
+def _lives_elsewhere(name: str) -> bool:
+    number = name[len(TEMPORARY) :].partition("-")[0]
+    if not number.isdigit() or int(number) == os.getpid():
+        return False
+    try:
+        os.kill(int(number), 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:
+        return True
+    return True
+
+
 def remove_leftovers(folder: Path) -> int:
-    """Remove what writers that died have left behind in a folder that only the caller writes to; gives back how many."""
-    leftovers = list(folder.glob(f"{TEMPORARY}*")) if folder.is_dir() else []
+    """Remove what writers that died have left behind; gives back how many. Other processes that live may be writing still."""
+    found = list(folder.glob(f"{TEMPORARY}*")) if folder.is_dir() else []
+    leftovers = [path for path in found if not _lives_elsewhere(path.name)]
     for path in leftovers:
         with contextlib.suppress(OSError):
             if path.is_dir() and not path.is_symlink():

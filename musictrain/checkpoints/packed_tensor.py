@@ -2,12 +2,16 @@
 
     {"musictrain_packed": 1, "dtype": "float32", "shape": [384, 1536], "data": uint8 tensor}
 
+Version 1 is packed by ``float_codec``, version 2 by gzip.
+
 The dict may come from anybody's file: everything in it is checked before memory is taken for what it claims to hold.
 """
 
 from __future__ import annotations
 
+import gzip
 import math
+import zlib
 from dataclasses import dataclass
 from reprlib import repr as shortened
 from typing import Any
@@ -20,7 +24,8 @@ from torch import Tensor
 from musictrain.checkpoints.float_codec import BLOCK, HEADER_BYTES, CodecError, packed_words, unpack_words
 
 MARK = "musictrain_packed"
-VERSION = 1
+VERSION, GZIP = 1, 2
+GZIP_LEVEL, GZIP_WINDOW = 6, 31
 KEYS = (MARK, "dtype", "shape", "data")
 SMALLEST = 4096
 """Bytes a tensor needs to be worth packing."""
@@ -52,12 +57,12 @@ def is_packable(tensor: Tensor) -> bool:
     )
 
 
-def packed_tensor(tensor: Tensor) -> dict[str, Any] | None:
+def packed_tensor(tensor: Tensor, *, by_gzip: bool = False) -> dict[str, Any] | None:
     """The packed form of a tensor that ``is_packable``; None if it is hardly smaller."""
-    packed = packed_words(_words(tensor))
+    packed = _gzipped(tensor) if by_gzip else packed_words(_words(tensor))
     if len(packed) > MOST_KEPT * tensor.nbytes:
         return None
-    return dict(zip(KEYS, (VERSION, _NAMES[tensor.dtype], list(tensor.shape), torch.from_numpy(packed)), strict=True))
+    return dict(zip(KEYS, (GZIP if by_gzip else VERSION, _NAMES[tensor.dtype], list(tensor.shape), torch.from_numpy(packed)), strict=True))
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,11 +73,13 @@ class PackedTensor:
         dtype: of the tensor.
         shape: of the tensor.
         data: its packed bytes, (bytes,) of uint8.
+        version: how they were packed.
     """
 
     dtype: torch.dtype
     shape: tuple[int, ...]
     data: Tensor
+    version: int = VERSION
 
     @classmethod
     def of(cls, form: dict[Any, Any]) -> PackedTensor:
@@ -82,8 +89,8 @@ class PackedTensor:
             PackingError: if it is none, or of a version of its own.
         """
         version = form.get(MARK)
-        if type(version) is not int or version != VERSION:
-            raise PackingError(f"A tensor is packed in version {_short(version)}, this musictrain knows {VERSION}: a newer one is needed.")
+        if type(version) is not int or version not in (VERSION, GZIP):
+            raise PackingError(f"A tensor is packed in version {_short(version)}, this musictrain knows {GZIP}: a newer one is needed.")
         if set(form) != set(KEYS):
             raise PackingError(f"A packed tensor has the keys {_short(list(form))}; expected {', '.join(KEYS)}.")
         dtype, shape, data = (form[key] for key in KEYS[1:])
@@ -93,8 +100,8 @@ class PackedTensor:
             raise PackingError(f"A packed tensor has shape {_short(shape)}; expected a list of 1 to {MOST_DIMENSIONS} sizes.")
         if not _is_data(data):
             raise PackingError("The data of a packed tensor is no contiguous uint8 tensor of one dimension.")
-        packed = cls(DTYPES[dtype], tuple(shape), data)
-        if HEADER_BYTES * -(-math.prod(shape) // BLOCK) > len(data):
+        packed = cls(DTYPES[dtype], tuple(shape), data, version)
+        if version == VERSION and HEADER_BYTES * -(-math.prod(shape) // BLOCK) > len(data):
             raise PackingError(f"{packed} has {len(data):,} bytes of data, too few for what it claims to hold.")
         return packed
 
@@ -114,13 +121,28 @@ class PackedTensor:
         except RuntimeError as error:
             raise PackingError(f"{self} does not fit into memory: it claims {self.plain_bytes:,} bytes.") from error
         try:
-            unpack_words(self.data.cpu().numpy(), _words(tensor))
-        except CodecError as error:
+            self._unpack_into(tensor)
+        except (CodecError, zlib.error) as error:
             raise PackingError(f"{self} is damaged: {error}.") from error
         return tensor.to(self.data.device)
 
+    def _unpack_into(self, tensor: Tensor) -> None:
+        if self.version == VERSION:
+            unpack_words(self.data.cpu().numpy(), _words(tensor))
+            return
+        # One byte more than it may hold: a bomb is found out before it has gone off.
+        content = zlib.decompressobj(GZIP_WINDOW).decompress(self.data.cpu().numpy().tobytes(), self.plain_bytes + 1)
+        if len(content) != self.plain_bytes:
+            raise CodecError("it holds another number of bytes than it claims")
+        words = _words(tensor)
+        words[:] = np.frombuffer(content, words.dtype)
+
     def __str__(self) -> str:
         return f"A packed tensor ({_NAMES[self.dtype]}, {' x '.join(map(str, self.shape))})"
+
+
+def _gzipped(tensor: Tensor) -> NDArray[np.uint8]:
+    return np.frombuffer(bytearray(gzip.compress(_words(tensor).tobytes(), GZIP_LEVEL, mtime=0)), np.uint8)
 
 
 def _words(tensor: Tensor) -> NDArray[np.unsignedinteger[Any]]:

@@ -26,8 +26,8 @@ from torch import Tensor
 from musictrain.checkpoints.packed_tensor import MARK, PackedTensor, PackingError, is_packable, packed_tensor
 from musictrain.suggestions import did_you_mean
 
-PACKINGS = ("none", "optimizer", "all")
-"""What may be packed: nothing; everything but the weights, which any torch user can then read; the weights too."""
+PACKINGS = ("none", "optimizer", "all", "gzip")
+"""What may be packed: nothing; everything but the weights, which any torch user can then read; the weights too; as the second, by gzip."""
 
 _UNFINISHED = object()
 
@@ -42,7 +42,8 @@ def pack(tree: Any, which: str = "optimizer") -> Any:
 
     Args:
         tree: a checkpoint.
-        which: ``none``; ``optimizer``: everything but what is under the key ``state_dict`` or shares its memory; ``all``.
+        which: ``none``; ``optimizer``: everything but what is under the key ``state_dict`` or shares its memory; ``all``;
+            ``gzip``: as ``optimizer``, slowly and hardly smaller.
 
     Raises:
         ValueError: if there is no such packing.
@@ -52,8 +53,8 @@ def pack(tree: Any, which: str = "optimizer") -> Any:
         raise ValueError(f"packing is {which!r}; it may be {', '.join(PACKINGS)}. {did_you_mean(which, PACKINGS)}".rstrip())
     if which == "none":
         return tree
-    weights = tree.get("state_dict") if which == "optimizer" and isinstance(tree, dict) else None
-    return _Changed(_Packer(_uses(tree), spared=set(_uses(weights))))(tree)
+    weights = tree.get("state_dict") if which != "all" and isinstance(tree, dict) else None
+    return _Changed(_Packer(_uses(tree), spared=set(_uses(weights)), by_gzip=which == "gzip"))(tree)
 
 
 def unpack(tree: Any, limit_bytes: int | None = None) -> Any:
@@ -161,8 +162,8 @@ class _Changed:
 class _Packer:
     """Gives a tensor's packed form, the same for all that share its storage; anything else, and what is not worth it, as it is."""
 
-    def __init__(self, uses: dict[int, set[tuple[Any, ...]]], spared: set[int]) -> None:
-        self._uses, self._spared = uses, spared
+    def __init__(self, uses: dict[int, set[tuple[Any, ...]]], spared: set[int], by_gzip: bool) -> None:
+        self._uses, self._spared, self._by_gzip = uses, spared, by_gzip
         self._packed: dict[int, dict[str, Any] | None] = {}
 
     def __call__(self, node: Any) -> Any:
@@ -172,7 +173,7 @@ class _Packer:
         if address in self._spared or len(self._uses[address]) > 1:
             return node
         if address not in self._packed:
-            self._packed[address] = packed_tensor(node)
+            self._packed[address] = packed_tensor(node, by_gzip=self._by_gzip)
         return node if self._packed[address] is None else self._packed[address]
 
 

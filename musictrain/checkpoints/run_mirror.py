@@ -12,4 +12,4 @@ def mirror_of_run(url: str, run: str) -> Mirror:
     """The folder named after the run in the mirror at ``url``; fsspec is imported here and not before."""
     from musictrain.checkpoints.mirror import Mirror
 
-    return Mirror(f"{url.rstrip('/')}/{run}")
+    return Mirror(f"{url}{run}" if url.endswith("/") else f"{url}/{run}")

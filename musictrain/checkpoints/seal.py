@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import stat
 import struct
 import zlib
@@ -28,8 +29,10 @@ SCHEMA = 1
 MAGIC = b"musictrain-seal-1"
 SEAL_FILE = "SEAL.json"
 LONGEST_COMMENT = 65_535
+LONGEST_DIRECTORY_SEAL = 64 * 2**20
 END_OF_ZIP = struct.Struct("<4s4H2LH")  # signature, four counts, size and offset of the directory, length of the comment
 END_SIGNATURE = b"PK\x05\x06"
+HEXADECIMAL = re.compile(rb"[0-9a-f]{8}")
 TRAILER_SIZE = len(f"\n{0:08x} {0:08x} ") + len(MAGIC)
 
 
@@ -113,7 +116,7 @@ def seal_from_json(text: str) -> Seal:
     """
     try:
         values = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise SealError(f"its seal is no JSON ({error})") from error
     if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
         raise SealError("its seal is not one of musictrain's")
@@ -124,8 +127,19 @@ def seal_from_json(text: str) -> Seal:
     faults = [key for key, value in given.items() if not _fits(known[key].type, value)]
     if faults or not {"sha256", "size"} <= given.keys():
         raise SealError(f"its seal lacks or garbles {', '.join(faults) or 'sha256 or size'}")
-    metrics = {str(key): as_number(value) for key, value in given.pop("metrics", {}).items()}
+    try:
+        metrics = {str(key): as_number(value) for key, value in given.pop("metrics", {}).items()}
+    except OverflowError as error:
+        raise SealError("its seal holds a metric that is no number") from error
+    _check_kind(given)
     return Seal(**{**given, "metrics": metrics, "sources": tuple(given.get("sources", ()))})
+
+
+def _check_kind(given: Mapping[str, Any]) -> None:
+    files = given.get("files", {})
+    fits = all(isinstance(each, dict) and type(each.get("size")) is int and isinstance(each.get("sha256"), str) for each in files.values())
+    if not fits or bool(files) != (given.get("kind") == "sharded"):
+        raise SealError("its seal lacks or garbles the list of files that a sharded version has, and no other")
 
 
 def _fits(annotation: Any, value: Any) -> bool:
@@ -164,7 +178,7 @@ def seal_of_comment(comment: bytes) -> Seal:
     text = comment[:-TRAILER_SIZE]
     if length != len(text) or crc != zlib.crc32(text) or comment[-TRAILER_SIZE:] != f"\n{crc:08x} {length:08x} ".encode() + MAGIC:
         raise SealError("its seal was changed")
-    return seal_from_json(text.decode("ascii"))
+    return seal_from_json(text.decode("ascii", errors="replace"))
 
 
 def open_regular(path: str | Path) -> int:
@@ -198,7 +212,10 @@ def read_seal(path: str | Path) -> Seal:
         tail = os.pread(descriptor, end - start, start)
     finally:
         os.close(descriptor)
-    return _seal_of_tail(tail, start)
+    seal = _seal_of_tail(tail, start)
+    if seal.kind == "sharded":
+        raise SealError("it is a file, and its seal is that of a sharded version")
+    return seal
 
 
 def _seal_of_tail(tail: bytes, start: int) -> Seal:
@@ -218,10 +235,9 @@ def _seal_of_tail(tail: bytes, start: int) -> Seal:
 def comment_length(tail: bytes) -> int:
     """Length of the comment that ends ``tail``, by what its trailer says."""
     word = tail[-len(MAGIC) - 9 : -len(MAGIC) - 1]
-    try:
-        return int(word, 16) + TRAILER_SIZE
-    except ValueError as error:
-        raise SealError("the end of its seal is garbled") from error
+    if not HEXADECIMAL.fullmatch(word):
+        raise SealError("the end of its seal is garbled")
+    return int(word, 16) + TRAILER_SIZE
 
 
 def read_directory_seal(path: Path) -> Seal:
@@ -231,9 +247,13 @@ def read_directory_seal(path: Path) -> Seal:
         SealError: if the directory has none, or a garbled one.
     """
     try:
-        content = (path / SEAL_FILE).read_bytes()
-    except OSError as error:
+        descriptor = open_regular(path / SEAL_FILE)
+    except FileNotFoundError as error:
         raise SealError(f"it is a directory without {SEAL_FILE}: its save was never finished") from error
+    with os.fdopen(descriptor, "rb") as file:
+        content = file.read(LONGEST_DIRECTORY_SEAL + 1)
+    if len(content) > LONGEST_DIRECTORY_SEAL:
+        raise SealError(f"its {SEAL_FILE} is larger than any")
     seal = seal_of_comment(content)
     if seal.kind != "sharded":
         raise SealError(f"it is a directory, and its seal is that of a {seal.kind} version")

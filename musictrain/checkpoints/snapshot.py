@@ -74,7 +74,10 @@ class _Copier:
         if isinstance(value, Tensor):
             return self._tensor(value)
         if kind in (dict, OrderedDict):
-            return kind((self._key(key, path), self._of(item, (*path, key))) for key, item in value.items())
+            copy: Any = kind((self._key(key, path), self._of(item, (*path, key))) for key, item in value.items())
+            if hasattr(value, "_metadata"):  # the versions of a module's layers, which its state_dict carries along
+                copy._metadata = value._metadata
+            return copy
         if kind in (list, tuple, set):
             return kind(self._of(item, (*path, position)) for position, item in enumerate(value))
         check_leaf(value, path)

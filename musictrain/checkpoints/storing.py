@@ -19,9 +19,9 @@ import torch
 
 from musictrain.checkpoints import disk
 from musictrain.checkpoints.packing import PackingError, pack, unpack
-from musictrain.checkpoints.seal import END_OF_ZIP, Seal, SealError, read_seal, seal_comment
+from musictrain.checkpoints.seal import END_OF_ZIP, MAGIC, Seal, SealError, read_seal, seal_comment
 from musictrain.checkpoints.snapshot import plain_size
-from musictrain.checkpoints.verification import BrokenCheckpointError, check_records, verify
+from musictrain.checkpoints.verification import UNREADABLE, BrokenCheckpointError, check_records, verify
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +53,9 @@ def store(tree: Mapping[str, Any], path: str | Path, facts: Seal | None = None, 
             torch.save(packed, file)  # type: ignore[arg-type]
         except (RuntimeError, ValueError) as error:
             # torch's zip writer answers a full disk with "unexpected pos".
-            raise file.error or error from error
+            if file.error is not None:
+                raise file.error from error
+            raise
         return _seal(file, facts)
 
 
@@ -110,12 +112,22 @@ def check(path: Path) -> Seal | None:
 def _check_unsealed(path: Path) -> None:
     if path.is_dir():
         raise BrokenCheckpointError(path, "it is a directory without a seal")
-    check_records(path)
-    with zipfile.ZipFile(path) as archive:
-        if archive.comment:
-            raise BrokenCheckpointError(path, "its seal was changed")
-        if (bad := archive.testzip()) is not None:
-            raise BrokenCheckpointError(path, f"the checksum of its record {bad!r} does not fit")
+    try:
+        check_records(path)
+        with zipfile.ZipFile(path) as archive:
+            sealed, bad = bool(archive.comment) or _ends_in_magic(path), archive.testzip()
+    except OSError as error:
+        raise BrokenCheckpointError(path, f"{UNREADABLE} ({error.strerror or error})") from error
+    if sealed:
+        raise BrokenCheckpointError(path, "its seal was changed")
+    if bad is not None:
+        raise BrokenCheckpointError(path, f"the checksum of its record {bad!r} does not fit")
+
+
+def _ends_in_magic(path: Path) -> bool:
+    with path.open("rb") as file:
+        file.seek(-min(len(MAGIC), file.seek(0, 2)), 2)
+        return file.read() == MAGIC
 
 
 def parameters_fingerprint(state_dict: Any) -> str:

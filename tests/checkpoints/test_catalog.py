@@ -136,3 +136,10 @@ def test_a_thinned_version_gives_way_to_its_original(tmp_path: Path) -> None:
     assert [version.path for version in list_versions(tmp_path)] == [original]
     original.unlink()
     assert [version.thin for version in list_versions(tmp_path)] == [True]
+
+
+def test_two_versions_of_one_number_are_two_versions(tmp_path: Path) -> None:
+    write_version(tmp_path, 12, 450)
+    newest = write_version(tmp_path, 12, 600)
+    assert [version.step for version in list_versions(tmp_path)] == [450, 600]
+    assert last_good(tmp_path).path == newest  # type: ignore[union-attr]

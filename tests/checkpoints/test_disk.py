@@ -11,6 +11,10 @@ import pytest
 from musictrain.checkpoints import disk
 
 
+def names(folder: Path) -> list[str]:
+    return [path.name for path in folder.iterdir()]
+
+
 @pytest.mark.parametrize("sizes", [[1], [10, 20, 5], [disk.CHUNK + 7], [3, disk.CHUNK, 3], [disk.CHUNK - 1, 1, 30], [2 * disk.CHUNK, 1]])
 @pytest.mark.parametrize("hold_back", [0, 22])
 def test_what_is_written_in_pieces_arrives_in_one(sizes: list[int], hold_back: int, tmp_path: Path) -> None:
@@ -25,7 +29,7 @@ def test_what_is_written_in_pieces_arrives_in_one(sizes: list[int], hold_back: i
             assert file.replace_end(end) == hashlib.sha256(whole).hexdigest()
     assert (tmp_path / "file").read_bytes() == whole
     assert file.size == len(whole)
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_taken_name_is_an_error_and_the_older_file_stays(tmp_path: Path) -> None:
@@ -36,14 +40,18 @@ def test_a_taken_name_is_an_error_and_the_older_file_stays(tmp_path: Path) -> No
     with disk.new_file(tmp_path / "file", replace=True) as file:
         file.write(b"newer")
     assert (tmp_path / "file").read_text() == "newer"
-    assert os.listdir(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file"]
 
 
 def test_a_failure_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ZeroDivisionError), disk.new_file(tmp_path / "file", replace=False) as file:
-        file.write(bytes(10))
-        1 / 0  # noqa: B018
-    assert os.listdir(tmp_path) == []
+    def fail_half_way() -> None:
+        with disk.new_file(tmp_path / "file", replace=False) as file:
+            file.write(bytes(10))
+            raise ZeroDivisionError("half way")
+
+    with pytest.raises(ZeroDivisionError, match="half way"):
+        fail_half_way()
+    assert names(tmp_path) == []
 
 
 def test_a_symbolic_link_in_place_of_the_temporary_file_is_not_followed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,14 +92,19 @@ def test_a_directory_is_removed_as_one_thing(tmp_path: Path) -> None:
     (folder / "inner").mkdir(parents=True)
     (folder / "inner" / "file").write_text("x")
     disk.remove(folder)
-    assert os.listdir(tmp_path) == []
+    assert names(tmp_path) == []
     disk.remove(folder)
 
 
 def test_only_leftovers_of_writers_are_cleared_away(tmp_path: Path) -> None:
-    (tmp_path / ".incoming-12-0-v000001_step000001.ckpt").write_text("half")
-    (tmp_path / ".incoming-12-1-v000002_step000001.ckpt").mkdir()
+    (tmp_path / ".incoming-99999999-0-v000001_step000001.ckpt").write_text("half")
+    (tmp_path / ".incoming-99999999-1-v000002_step000001.ckpt").mkdir()
     (tmp_path / "mine.ckpt").write_text("whole")
     assert disk.remove_leftovers(tmp_path) == 2
-    assert os.listdir(tmp_path) == ["mine.ckpt"]
+    assert names(tmp_path) == ["mine.ckpt"]
     assert disk.remove_leftovers(tmp_path / "missing") == 0
+
+
+def test_what_a_living_process_is_writing_is_no_leftover(tmp_path: Path) -> None:
+    (tmp_path / f".incoming-{os.getppid()}-0-v000001_step000001.ckpt").write_text("half")
+    assert disk.remove_leftovers(tmp_path) == 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 import io
 import warnings
 from collections import OrderedDict
@@ -231,7 +232,7 @@ def test_packed_bytes_depend_on_the_numbers_alone() -> None:
 
 
 def test_an_unknown_packing_is_refused_with_the_nearest_one() -> None:
-    with pytest.raises(ValueError, match=r"'optimiser'; it may be none, optimizer, all\. Did you mean 'optimizer'\?"):
+    with pytest.raises(ValueError, match=r"'optimiser'; it may be none, optimizer, all, gzip\. Did you mean 'optimizer'\?"):
         pack({}, "optimiser")
 
 
@@ -270,7 +271,8 @@ def form() -> dict[str, Any]:
 
 
 MALFORMED: dict[str, tuple[dict[str, Any], str]] = {
-    "a newer version": ({MARK: 2}, "version 2"),
+    "a newer version": ({MARK: 3}, "version 3"),
+    "no gzip": ({MARK: 2}, "is damaged"),
     "no version": ({MARK: None}, "version None"),
     "a version that equals 1": ({MARK: True}, "version True"),
     "a tensor for a version": ({MARK: torch.ones(2)}, "version tensor"),
@@ -344,3 +346,9 @@ def test_a_claim_that_memory_cannot_hold_is_refused(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(torch, "empty", no_memory)
     with pytest.raises(PackingError, match=r"does not fit into memory: it claims 1,048,576,000 bytes"):
         unpack([bomb])
+
+
+def test_a_gzip_bomb_is_found_out_before_it_goes_off() -> None:
+    form = {MARK: 2, "dtype": "float32", "shape": [1024], "data": torch.tensor(list(gzip.compress(bytes(50_000_000))), dtype=torch.uint8)}
+    with pytest.raises(PackingError, match="another number of bytes than it claims"):
+        unpack({"bomb": form})

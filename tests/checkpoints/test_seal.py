@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import zipfile
+import zlib
 from pathlib import Path
 
 import pytest
@@ -127,3 +128,59 @@ def test_a_seal_with_another_number_than_the_name_is_not_believed(sealed: Path) 
     assert version.seal is None
     assert "renamed or copied" in version.problem
     assert load(version.path)["global_step"] == 120
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b"\xff\xfe",
+        b"[" * 60_000,
+        b'{"schema": 1, "sha256": "a", "size": 1, "metrics": {"loss": 1' + b"0" * 400 + b"}}",
+        b'{"schema": 1, "sha256": "a", "size": 1, "kind": "sharded", "files": {"a": 5}}',
+        b'{"schema": 1, "sha256": "a", "size": 1, "kind": "sharded"}',
+        b'{"schema": 1, "sha256": "a", "size": 1, "files": {"a": {"size": 1, "sha256": "b"}}}',
+    ],
+    ids=["not text", "deep", "huge number", "no list of files", "no files", "files of a single file"],
+)
+def test_a_seal_made_to_confuse_is_an_error_and_no_crash(text: bytes, sealed: Path) -> None:
+    comment = text + f"\n{zlib.crc32(text):08x} {len(text):08x} ".encode() + MAGIC
+    with pytest.raises(SealError, match="its seal"):
+        seal_of_comment(comment)
+    from musictrain.checkpoints.catalog import list_versions
+
+    with zipfile.ZipFile(sealed, "a") as archive:
+        archive.comment = comment
+    (version,) = list_versions(sealed.parent)
+    assert version.seal is None
+
+
+def test_a_seal_of_a_negative_length_is_garbled(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(bytes(100) + b"\n00000000 -fffffff " + MAGIC)
+    with pytest.raises(SealError, match="garbled"):
+        read_seal(tmp_path / "file")
+
+
+def test_a_file_that_calls_itself_sharded_is_refused(sealed: Path) -> None:
+    files = {"a": {"size": 1, "sha256": "b"}}
+    with zipfile.ZipFile(sealed, "a") as archive:
+        archive.comment = b""
+    size = sealed.stat().st_size
+    with zipfile.ZipFile(sealed, "a") as archive:
+        archive.comment = seal_comment(Seal("0" * 64, size, kind="sharded", number=3, step=120, files=files))
+    with pytest.raises(BrokenCheckpointError, match="a file, and its seal is that of a sharded version"):
+        verify(sealed)
+
+
+def test_a_pipe_in_place_of_a_directorys_seal_is_refused_at_once(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "SEAL.json")
+    with pytest.raises(SealError, match="not a regular file"):
+        read_seal(tmp_path)
+
+
+def test_the_length_field_of_a_sealed_zip_is_watched_when_it_is_loaded(sealed: Path) -> None:
+    content = bytearray(sealed.read_bytes())
+    position = len(content) - len(seal_comment(read_seal(sealed)))
+    content[position - 2 : position] = b"\0\0"
+    sealed.write_bytes(content)
+    with pytest.raises(BrokenCheckpointError, match=r"seal was changed|no zip file"):
+        load(sealed)

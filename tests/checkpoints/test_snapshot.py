@@ -91,3 +91,8 @@ def test_the_first_tensor_that_is_not_finite_is_named() -> None:
     assert first_not_finite(bad) == "['optimizer_states'][0]['state'][0]['exp_avg']"
     # A sum of finite numbers may overflow; that is no fault of theirs.
     assert first_not_finite({"large": torch.full((8,), 1.5e308, dtype=torch.float64)}) == ""
+
+
+def test_the_versions_of_a_modules_layers_come_along() -> None:
+    state = torch.nn.BatchNorm1d(2).state_dict()
+    assert snapshot({"state_dict": state})["state_dict"]._metadata == state._metadata
