@@ -42,7 +42,7 @@ class LossWatch:
     def losses(self) -> list[float]:
         """The remembered losses; here a device is waited for."""
         values = [float(loss) for loss in self._losses]
-        self._losses.extend(values)
+        self.restore(values)
         return values
 
     def restore(self, losses: Iterable[float]) -> None:

@@ -45,6 +45,13 @@ def test_a_watch_remembers_across_a_resume() -> None:
     assert second.spike() == first.spike() != ""
 
 
+def test_looking_at_the_losses_does_not_add_to_them() -> None:
+    watch = watch_of([0.01, 0.02, 0.03])
+    assert watch.losses() == watch.losses() == [0.01, 0.02, 0.03]
+    watch.add(0.04)
+    assert watch.spike() == "", "four losses are too few"
+
+
 def test_saves_are_due_by_steps_and_by_the_clock() -> None:
     triggers = SaveTriggers(every_n_steps=50, every_n_minutes=10, last_save=1000.0)
     assert [step for step in range(1, 201) if triggers.by_steps(step)] == [50, 100, 150, 200]
