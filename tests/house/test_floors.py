@@ -10,7 +10,9 @@ from typing import NamedTuple
 
 FLOORS = {
     **dict.fromkeys(("notes", "suggestions", "runs"), 0),
-    **dict.fromkeys(("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1),
+    **dict.fromkeys(
+        ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
+    ),
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints"), 2),
     "callbacks": 3,
     **dict.fromkeys(("cli", "search", "stages", "dashboard"), 4),
