@@ -237,7 +237,7 @@ class _Sections:
 def _inflated(section: memoryview, plain_size: int) -> bytes:
     coder = zlib.decompressobj()
     try:
-        # One byte more than is right: only then zlib comes to the end of the stream, and checks its sum.
+        # One byte more than is right, so that there is room to come to the end of the stream, where zlib checks its sum.
         plain = coder.decompress(section, plain_size + 1)
     except zlib.error as error:
         raise CodecError(f"a section is damaged ({error})") from error

@@ -131,9 +131,12 @@ class PackedTensor:
             unpack_words(self.data.cpu().numpy(), _words(tensor))
             return
         # One byte more than it may hold: a bomb is found out before it has gone off.
-        content = zlib.decompressobj(GZIP_WINDOW).decompress(self.data.cpu().numpy().tobytes(), self.plain_bytes + 1)
+        coder = zlib.decompressobj(GZIP_WINDOW)
+        content = coder.decompress(self.data.cpu().numpy().tobytes(), self.plain_bytes + 1)
         if len(content) != self.plain_bytes:
             raise CodecError("it holds another number of bytes than it claims")
+        if not coder.eof or coder.unused_data:
+            raise CodecError("its gzip stream does not end where its data ends")
         words = _words(tensor)
         words[:] = np.frombuffer(content, words.dtype)
 

@@ -147,6 +147,18 @@ def test_every_changed_byte_in_what_zlib_packed_is_refused() -> None:
             unpack_words(damaged, np.empty_like(words))
 
 
+def test_a_section_that_could_be_shorter_is_refused() -> None:
+    words = weights(1024)
+    packed = packed_words(words)
+    end = HEADER_BYTES + int.from_bytes(packed[2:6].tobytes(), "little")
+    pairs = packed[HEADER_BYTES:end].tobytes()
+    followed, not_smaller = pairs + b"x", zlib.compress(zlib.decompress(pairs), 0)
+    for section, reason in ((followed, "does not unpack to 512 bytes"), (not_smaller, "claims 523 bytes; its plain bytes are 512")):
+        header = packed[:2].tobytes() + len(section).to_bytes(4, "little") + packed[6:HEADER_BYTES].tobytes()
+        with pytest.raises(CodecError, match=reason):
+            unpack_words(np.frombuffer(header + section + packed[end:].tobytes(), np.uint8), np.empty_like(words))
+
+
 def test_a_bomb_is_refused_before_it_fills_the_memory() -> None:
     bomb = zlib.compress(bytes(2**24))
     header = packed_words(weights(2**17))[:HEADER_BYTES].copy()

@@ -352,3 +352,14 @@ def test_a_gzip_bomb_is_found_out_before_it_goes_off() -> None:
     form = {MARK: 2, "dtype": "float32", "shape": [1024], "data": torch.tensor(list(gzip.compress(bytes(50_000_000))), dtype=torch.uint8)}
     with pytest.raises(PackingError, match="another number of bytes than it claims"):
         unpack({"bomb": form})
+
+
+def test_a_gzip_stream_that_is_cut_or_followed_by_more_is_refused() -> None:
+    tree = {"moment": numbers()}
+    packed = pack(tree, "gzip")["moment"]
+    assert_same(unpack({"moment": packed}), tree)
+    for cut in range(1, 9):  # the check sum and the length: the numbers themselves are whole
+        with pytest.raises(PackingError, match=r"does not end where its data ends"):
+            unpack([{**packed, "data": packed["data"][:-cut].clone()}])
+    with pytest.raises(PackingError, match=r"does not end where its data ends"):
+        unpack([{**packed, "data": torch.cat([packed["data"], packed["data"]])}])
