@@ -119,7 +119,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._time_limit: float | None = None
         self._pending: dict[str, None] = {}
         self._step_seen = self._saved_step = self._validated_step = -1
-        self._stepping = False
+        self._stepping = self._leaving = False
         self._found: Found | None = None
         self._gradients: dict[str, Tensor] = {}
         self._events: Records | None = None
@@ -134,8 +134,8 @@ class VersionedCheckpoint(FolderCheckpoint):
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._check_alone(trainer)
-        if trainer.ckpt_path is not None:
-            check_resumable(trainer.ckpt_path, pl_module, fingerprints_of(trainer))
+        # Lightning asks its plugin for the checkpoint before it touches a weight, and tells nobody its path earlier.
+        self._io.before_use = lambda path, tree: check_resumable(path, tree, pl_module, fingerprints_of(trainer))
         self._circumstances = circumstances_of(trainer, self.config)
         self._io.begin()
         if trainer.is_global_zero:
@@ -172,7 +172,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._step_seen = self._saved_step = trainer.global_step
         self._validated_step = -1
         self._pending = {}
-        self._stepping = False
+        self._stepping = self._leaving = False
         self._rhythm = Rhythm()
         self.stalls = []
         self.triggers.last_save = time.monotonic()
@@ -220,7 +220,10 @@ class VersionedCheckpoint(FolderCheckpoint):
     # Between the steps.
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Seed this batch's random numbers; until its end a state may be half a step ahead."""
+        """Leave, if that was asked for, or seed this batch's random numbers; until its end a state may be half a step ahead."""
+        if self._leaving:
+            # Not where it was saved: the loggers had not written that step's line yet.
+            raise Interrupted(self._signals.stop)
         self._stepping = False
         if self.reseed:
             share = (trainer.distributed_sampler_kwargs or {}).get("rank", 0)
@@ -308,7 +311,7 @@ class VersionedCheckpoint(FolderCheckpoint):
             self._save(trainer, reasons[0], wait=bool(self._signals.stop))
         if self._signals.stop:
             trainer.strategy.barrier("interrupted")
-            raise Interrupted(self._signals.stop)
+            self._leaving = True
 
     # A save.
 
@@ -393,6 +396,8 @@ class VersionedCheckpoint(FolderCheckpoint):
 
     def _close(self) -> None:
         self._signals.restore()
+        if self._io is not None:
+            self._io.before_use = None
         if self._folder is not None and self._io is not None:
             self._folder.close(self._io.wait_seconds)
         self._folder = None

@@ -85,14 +85,15 @@ class CompressedCheckpointIO(CheckpointIO):
         self.wait_seconds = wait_seconds
         self.writer = BackgroundWriter()
         self.last_failure: BaseException | None = None
+        self.before_use: Callable[[str | Path, dict[str, Any]], None] | None = None
         self._ended = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key != "writer"}
+        return {key: value for key, value in self.__dict__.items() if key not in ("writer", "before_use")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.writer = BackgroundWriter()
+        self.writer, self.before_use = BackgroundWriter(), None
 
     def begin(self) -> None:
         """A fit begins: write in the background again."""
@@ -184,13 +185,19 @@ class CompressedCheckpointIO(CheckpointIO):
             BrokenCheckpointError: if it is damaged or holds more than tensors and plain values.
         """
         self.wait()
+        tree = self._load(path, map_location or "cpu")
+        if self.before_use is not None:
+            self.before_use(path, tree)
+        return tree
+
+    def _load(self, path: str | Path, map_location: Any) -> dict[str, Any]:
         filesystem, local = _place(path)
         if filesystem is None:
-            return load(local, map_location=map_location or "cpu")
+            return load(local, map_location=map_location)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint"
             filesystem.get(str(path), str(file))
-            return load(file, map_location=map_location or "cpu")
+            return load(file, map_location=map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
         """Remove a file once everything saved before is durable; not at all if the save before it failed."""

@@ -11,7 +11,6 @@ from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from musictrain.checkpoints.seal import Seal, SealError, read_seal
-from musictrain.checkpoints.storing import load, parameters_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -20,35 +19,41 @@ class ResumeMismatchError(ValueError):
     """A version of another model, tokenizer or corpus than the run has; the message names both values."""
 
 
-def check_resumable(path: str | Path, module: LightningModule, fingerprints: Mapping[str, str]) -> Seal | None:
-    """Hold a version's seal against the run; gives it back, None for a file without a seal (its weights are compared when they load).
+def check_resumable(path: str | Path, tree: Mapping[str, Any], module: LightningModule, fingerprints: Mapping[str, str]) -> None:
+    """Hold a checkpoint against the run that is to go on from it.
+
+    Args:
+        path: of the checkpoint.
+        tree: what it holds.
+        module: that is to take its weights.
+        fingerprints: of the run's tokenizer and corpus.
 
     Raises:
         ResumeMismatchError: naming what differs, then and now.
     """
+    seal: Seal | None = None
     try:
         seal = read_seal(path)
     except (SealError, OSError):
-        return None
+        log.info("%s has no seal to compare.", path)
     for what, now in fingerprints.items():
-        then = getattr(seal, what)
+        then = getattr(seal, what, "")
         if then and then != now:
             raise ResumeMismatchError(
                 f"{Path(path).name} was trained with the {what} of fingerprint {then}, but this run has {now}. "
                 f"Give the run the {what} it began with, or start a new run instead of resuming."
             )
-    _check_weights(Path(path), seal, module)
-    return seal
+    _check_weights(Path(path), tree.get("state_dict"), module)
 
 
-def _check_weights(path: Path, seal: Seal, module: LightningModule) -> None:
+def _check_weights(path: Path, stored: Any, module: LightningModule) -> None:
     here = module.state_dict()
-    if not here or not seal.parameters or seal.kind == "sharded" or parameters_fingerprint(here) == seal.parameters:
+    if not here or not isinstance(stored, Mapping):
         return
-    if not module.strict_loading or is_overridden("on_load_checkpoint", module) or is_overridden("on_save_checkpoint", module):
-        faults = [fault for fault in weight_faults(load(path)["state_dict"], here) if "shape" in fault]
-    else:
-        faults = weight_faults(load(path)["state_dict"], here)
+    faults = weight_faults(stored, here)
+    if not module.strict_loading or is_overridden("on_load_checkpoint", module):
+        # What the module adds or takes away when it loads cannot be known here.
+        faults = [fault for fault in faults if "shape" in fault]
     if faults:
         more = f" and {len(faults) - 3} more differences" if len(faults) > 3 else ""
         raise ResumeMismatchError(
