@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import threading
 from pathlib import Path
 
 try:
@@ -13,6 +14,7 @@ except ImportError:  # pragma: no cover  (Windows)
 
 LOCK = ".lock"
 _held_here: set[Path] = set()
+_guard = threading.Lock()
 
 
 class FolderInUseError(RuntimeError):
@@ -38,16 +40,18 @@ class FolderLock:
         """
         if self._descriptor is not None:
             return
-        if self.folder in _held_here:
-            raise FolderInUseError(f"Another trainer of this process is saving into {self.folder}. Give each its own dirpath.")
-        descriptor = os.open(self.folder / LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o666)
-        try:
-            self._lock(descriptor)
-        except BaseException:
-            os.close(descriptor)
-            raise
-        self._descriptor = descriptor
-        _held_here.add(self.folder)
+        with _guard:
+            if self.folder in _held_here:
+                raise FolderInUseError(f"Another trainer of this process is saving into {self.folder}. Give each its own dirpath.")
+            flags = os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NOFOLLOW", 0)
+            descriptor = os.open(self.folder / LOCK, flags, 0o666)
+            try:
+                self._lock(descriptor)
+            except BaseException:
+                os.close(descriptor)
+                raise
+            self._descriptor = descriptor
+            _held_here.add(self.folder)
 
     def _lock(self, descriptor: int) -> None:
         if fcntl is None:

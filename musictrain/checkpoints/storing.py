@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import logging
-import pickle
 import zipfile
 from collections.abc import Mapping
 from dataclasses import replace as replaced
@@ -18,8 +17,8 @@ from typing import Any
 import torch
 
 from musictrain.checkpoints import disk
-from musictrain.checkpoints.packing import PackingError, pack, unpack
-from musictrain.checkpoints.seal import END_OF_ZIP, MAGIC, Seal, SealError, read_seal, seal_comment
+from musictrain.checkpoints.packing import pack, unpack
+from musictrain.checkpoints.seal import END_OF_ZIP, Seal, SealError, read_seal, seal_comment
 from musictrain.checkpoints.snapshot import plain_size
 from musictrain.checkpoints.verification import UNREADABLE, BrokenCheckpointError, check_records, verify
 
@@ -86,10 +85,16 @@ def load(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     try:
         tree = torch.load(path, map_location=map_location, weights_only=True)
         limit = ALWAYS_UNPACKED + MOST_UNPACKED_PER_BYTE * path.stat().st_size
-        return unpack(tree, limit_bytes=limit)  # type: ignore[no-any-return]
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, AttributeError, PackingError) as error:
+        tree = unpack(tree, limit_bytes=limit)
+    except MemoryError:
+        raise
+    except Exception as error:
+        # A crafted pickle makes torch raise anything, from IndexError to AssertionError.
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise BrokenCheckpointError(path, f"it cannot be read as tensors and plain values ({reason})") from error
+    if not isinstance(tree, dict):
+        raise BrokenCheckpointError(path, f"it holds a {type(tree).__name__}, where a checkpoint is a dict")
+    return tree
 
 
 def check(path: Path) -> Seal | None:
@@ -100,8 +105,8 @@ def check(path: Path) -> Seal | None:
     """
     try:
         read_seal(path)
-    except SealError:
-        _check_unsealed(path)
+    except SealError as error:
+        _check_unsealed(path, str(error))
         log.info("%s has no seal; its zip's checksums fit.", path)
         return None
     except OSError as error:
@@ -109,25 +114,19 @@ def check(path: Path) -> Seal | None:
     return verify(path)
 
 
-def _check_unsealed(path: Path) -> None:
+def _check_unsealed(path: Path, fault_of_seal: str) -> None:
     if path.is_dir():
         raise BrokenCheckpointError(path, "it is a directory without a seal")
     try:
         check_records(path)
         with zipfile.ZipFile(path) as archive:
-            sealed, bad = bool(archive.comment) or _ends_in_magic(path), archive.testzip()
+            sealed, bad = bool(archive.comment), archive.testzip()
     except OSError as error:
         raise BrokenCheckpointError(path, f"{UNREADABLE} ({error.strerror or error})") from error
     if sealed:
-        raise BrokenCheckpointError(path, "its seal was changed")
+        raise BrokenCheckpointError(path, fault_of_seal)
     if bad is not None:
         raise BrokenCheckpointError(path, f"the checksum of its record {bad!r} does not fit")
-
-
-def _ends_in_magic(path: Path) -> bool:
-    with path.open("rb") as file:
-        file.seek(-min(len(MAGIC), file.seek(0, 2)), 2)
-        return file.read() == MAGIC
 
 
 def parameters_fingerprint(state_dict: Any) -> str:

@@ -8,14 +8,20 @@ from __future__ import annotations
 
 import hashlib
 import os
+import struct
 import zipfile
 from pathlib import Path, PurePosixPath
+from typing import BinaryIO
 
-from musictrain.checkpoints.seal import SEAL_FILE, Seal, SealError, open_regular, read_seal
+from musictrain.checkpoints.seal import END_OF_ZIP, END_SIGNATURE, SEAL_FILE, Seal, SealError, open_regular, read_seal
 
 BLOCK = 4 * 2**20
 MOST_RECORDS = 1_000_000
 UNREADABLE = "it cannot be read"
+# What torch puts before the end of every zip: counts, size and offset in 64 bits, and where they stand.
+END_64, END_64_SIGNATURE = struct.Struct("<4sQ2H2L4Q"), b"PK\x06\x06"
+LOCATOR, LOCATOR_SIGNATURE = struct.Struct("<4sLQL"), b"PK\x06\x07"
+RECORD_SIGNATURE = b"PK\x03\x04"
 
 
 class BrokenCheckpointError(ValueError):
@@ -77,7 +83,8 @@ def digest_of(path: str | Path, size: int | None = None) -> tuple[int, str]:
 
 
 def check_records(path: str | Path) -> None:
-    """Refuse a zip that torch would read, but never writes: packed records (a bomb), records twice, overlapping, or outside the archive.
+    """Refuse a zip that torch would read, but never writes: packed records (a bomb), records twice, overlapping, outside the archive, or
+    listed in a place where another reader would not look.
 
     Raises:
         BrokenCheckpointError: naming the record.
@@ -87,10 +94,33 @@ def check_records(path: str | Path) -> None:
         descriptor = open_regular(path)
         with os.fdopen(descriptor, "rb") as file, zipfile.ZipFile(file) as archive:
             records, end = archive.infolist(), os.fstat(file.fileno()).st_size
+            fault = _fault_of_layout(file, end - len(archive.comment), len(records))
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise BrokenCheckpointError(path, f"it is no zip file that can be read ({error})") from error
-    if fault := _fault_of(records, end):
+    if fault := fault or _fault_of(records, end):
         raise BrokenCheckpointError(path, fault)
+
+
+def _fault_of_layout(file: BinaryIO, end: int, num_records: int) -> str:
+    """What makes readers disagree about the list of records: Python looks for it before the end, torch where the end says that it is."""
+    position = end - END_OF_ZIP.size
+    signature, *_, num, size, offset, _ = END_OF_ZIP.unpack(_bytes_at(file, position, END_OF_ZIP.size))
+    here, _, where, _ = LOCATOR.unpack(_bytes_at(file, position - LOCATOR.size, LOCATOR.size))
+    if signature == END_SIGNATURE and here == LOCATOR_SIGNATURE:
+        position -= LOCATOR.size + END_64.size
+        signature, *_, num, size, offset = END_64.unpack(_bytes_at(file, position, END_64.size))
+        if signature != END_64_SIGNATURE or where != position:
+            return "its end is not laid out as torch lays it out"
+    elif signature != END_SIGNATURE:
+        return "something stands behind the end of its zip: its seal was changed, or it was added to"
+    if offset + size != position or num != num_records or _bytes_at(file, 0, 4) != RECORD_SIGNATURE:
+        return "it does not begin with its first record, or its list of records is not where its end says"
+    return ""
+
+
+def _bytes_at(file: BinaryIO, position: int, size: int) -> bytes:
+    file.seek(max(0, position))
+    return file.read(size).ljust(size, b"\0")
 
 
 def _fault_of(records: list[zipfile.ZipInfo], end: int) -> str:
@@ -112,6 +142,8 @@ def _fault_of(records: list[zipfile.ZipInfo], end: int) -> str:
 
 def _overlap(records: list[zipfile.ZipInfo], end: int) -> str:
     reached = 0
+    if min(record.header_offset for record in records) != 0:
+        return "its first record does not stand at its beginning"
     for record in sorted(records, key=lambda each: each.header_offset):
         # A header is 30 bytes and the name at least, so that records which share bytes cannot pass.
         start = record.header_offset
