@@ -22,8 +22,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 
 from musictrain.batch_seed import seed_torch
-from musictrain.checkpoints.checkpoint_io import REQUEST, CompressedCheckpointIO
+from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO, SaveRequest
 from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_of
+from musictrain.checkpoints.disk import temporary_name
 from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
 from musictrain.checkpoints.health import LossWatch
 from musictrain.checkpoints.interruption import Interrupted, Signals
@@ -31,6 +32,7 @@ from musictrain.checkpoints.resume_check import check_resumable
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
 from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
+from musictrain.checkpoints.sharded import writes_directories
 from musictrain.checkpoints.snapshot import plain_size
 from musictrain.checkpoints.trainer_state import facts_of, inside_window, metrics_of, position_in, validation_due
 from musictrain.checkpoints.triggers import Rhythm, SaveTriggers, time_limit
@@ -318,11 +320,16 @@ class VersionedCheckpoint(FolderCheckpoint):
     def _save(self, trainer: Trainer, reason: str, wait: bool = False) -> None:
         assert self._io is not None
         began = time.perf_counter()
-        path, options = Path(str(self.dirpath)) / "version.ckpt", None
+        path = Path(str(self.dirpath)) / "version.ckpt"
+        request = None
         if self._folder is not None:
             path, request = self._folder.request(self._facts(trainer, reason))
-            options = {REQUEST: request}
-        trainer.save_checkpoint(path, weights_only=False, storage_options=options)
+        if writes_directories(trainer.strategy):
+            path = self._save_shards(trainer, path, request)
+        else:
+            if request is not None:
+                self._io.expect(path, request)
+            trainer.save_checkpoint(path, weights_only=False)
         self._saved_step = trainer.global_step
         self.triggers.last_save = time.monotonic()
         self.stalls.append(time.perf_counter() - began)
@@ -331,6 +338,16 @@ class VersionedCheckpoint(FolderCheckpoint):
             log.error("The disk has not taken %s in %g seconds.", path.name, self._io.wait_seconds)
         for logger in trainer.loggers:
             logger.after_save_checkpoint(self)
+
+    def _save_shards(self, trainer: Trainer, path: Path, request: SaveRequest | None) -> Path:
+        """Every process writes its share into one hidden directory, which the first one seals."""
+        path = Path(trainer.strategy.broadcast(str(path)))
+        hidden = Path(trainer.strategy.broadcast(str(temporary_name(path))))
+        trainer.save_checkpoint(hidden, weights_only=False)
+        if self._folder is not None and request is not None:
+            self._folder.store_shards(hidden, path, request)
+        trainer.strategy.barrier("sealed")
+        return path
 
     def _facts(self, trainer: Trainer, reason: str) -> Seal:
         metrics = metrics_of(trainer, validated=self._validated_step == trainer.global_step)
@@ -348,7 +365,9 @@ class VersionedCheckpoint(FolderCheckpoint):
         states = checkpoint.get("callbacks") or {}
         mine = [callback.state_key for callback in trainer.callbacks if callback.state_dict()]  # type: ignore[attr-defined]
         position = position_in(checkpoint, trainer)
-        self._found = Found(tuple(checkpoint), tuple(states), tuple(mine), checkpoint.get(CIRCUMSTANCES) or {}, position)
+        # A sharded version keeps weights and optimizer in files of their own.
+        kept = checkpoint if "state_dict" in checkpoint else {**checkpoint, "optimizer_states": None}
+        self._found = Found(tuple(kept), tuple(states), tuple(mine), checkpoint.get(CIRCUMSTANCES) or {}, position)
         self._gradients = dict(checkpoint.get(GRADIENTS) or {})
 
     def state_dict(self) -> dict[str, Any]:

@@ -86,14 +86,19 @@ class CompressedCheckpointIO(CheckpointIO):
         self.writer = BackgroundWriter()
         self.last_failure: BaseException | None = None
         self.before_use: Callable[[str | Path, dict[str, Any]], None] | None = None
+        self._expected: dict[str, SaveRequest] = {}
         self._ended = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("writer", "before_use")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("writer", "before_use", "_expected")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.writer, self.before_use = BackgroundWriter(), None
+        self.writer, self.before_use, self._expected = BackgroundWriter(), None, {}
+
+    def expect(self, path: str | Path, request: SaveRequest) -> None:
+        """How the next save under ``path`` is to be done. Not by storage options: not every strategy passes them on."""
+        self._expected[str(path)] = request
 
     def begin(self) -> None:
         """A fit begins: write in the background again."""
@@ -109,7 +114,7 @@ class CompressedCheckpointIO(CheckpointIO):
             TypeError: for storage options, which this plugin does not have.
             OSError: without background, if it cannot be stored.
         """
-        request = _request_of(storage_options)
+        request = self._expected.pop(str(path), None) or _request_of(storage_options)
         began = time.perf_counter()
         if not self.background or (self._ended and request.failed is None):
             request.failed = request.failed or _raise

@@ -155,11 +155,16 @@ def seal_comment(seal: Seal) -> bytes:
     Raises:
         SealError: if it is longer than a comment can be (64 KiB): only thousands of metrics make it so.
     """
-    text = seal.as_json().encode("ascii")
-    comment = text + f"\n{zlib.crc32(text):08x} {len(text):08x} ".encode() + MAGIC
+    comment = directory_comment(seal)
     if len(comment) > LONGEST_COMMENT:
         raise SealError(f"a seal of {len(comment):,} bytes does not fit into a ZIP comment ({LONGEST_COMMENT:,}); log fewer metrics")
     return comment
+
+
+def directory_comment(seal: Seal) -> bytes:
+    """The content of ``SEAL.json``: as a ZIP comment, of any length."""
+    text = seal.as_json().encode("ascii")
+    return text + f"\n{zlib.crc32(text):08x} {len(text):08x} ".encode() + MAGIC
 
 
 def seal_of_comment(comment: bytes) -> Seal:

@@ -29,6 +29,7 @@ from musictrain.checkpoints.lock import FolderLock
 from musictrain.checkpoints.retention import Retention, decide
 from musictrain.checkpoints.run_mirror import mirror_of_run
 from musictrain.checkpoints.seal import Seal
+from musictrain.checkpoints.sharded import seal_directory
 from musictrain.checkpoints.sizes import mib
 from musictrain.checkpoints.verification import BrokenCheckpointError, verify
 from musictrain.checkpoints.writer import BackgroundWriter
@@ -140,6 +141,15 @@ class VersionFolder:
         return version_path(self.folder, number, facts.step), replace(facts, number=number, created=time.time(), parent=parent)
 
     _last_number = 0
+
+    def store_shards(self, hidden: Path, path: Path, request: SaveRequest) -> None:
+        """Seal a directory that all processes have written their share into."""
+        try:
+            seal = seal_directory(hidden, path, request.facts)
+        except (OSError, ValueError) as error:
+            self._failed(path, error)
+        else:
+            self._stored(path, seal)
 
     def _stored(self, path: Path, seal: Seal) -> None:
         try:
