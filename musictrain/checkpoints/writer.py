@@ -32,23 +32,26 @@ class BackgroundWriter:
         self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._changed = threading.Condition()
         self._submitted = self._done = 0
-        self._stuck_at: int | None = None
+        self._waited_at, self._waiting_since = -1, 0.0
         self._thread: threading.Thread | None = None
 
     def buffers(self, timeout: float) -> Buffers | None:
-        """Buffers for one copy, to be handed in with ``submit``; None if none got free in ``timeout`` seconds.
-
-        Where the disk hangs, the whole time is waited once, and from then on not at all until a job is done.
-        """
-        if self._stuck_at == self._done:
-            timeout = 0.0
+        """Buffers for one copy, to be handed in with ``submit``; None if none got free in ``timeout`` seconds."""
         try:
-            found = self._idle.get(timeout=timeout) if timeout > 0 else self._idle.get_nowait()
+            return self._idle.get_nowait()
         except queue.Empty:
-            self._stuck_at = self._done
+            pass
+        try:
+            patience = self._patience(timeout)
+            return self._idle.get(timeout=patience) if patience > 0 else None
+        except queue.Empty:
             return None
-        self._stuck_at = None
-        return found
+
+    def _patience(self, timeout: float) -> float:
+        """What is left of ``timeout`` seconds. A disk that hangs is waited for once, whoever waits and how often, until a job is done."""
+        if self._waited_at != self._done:
+            self._waited_at, self._waiting_since = self._done, time.monotonic()
+        return self._waiting_since + timeout - time.monotonic()
 
     def give_back(self, buffers: Buffers) -> None:
         """Buffers that were not handed in after all."""
@@ -61,7 +64,7 @@ class BackgroundWriter:
         def run() -> None:
             try:
                 job()
-            except Exception:
+            except BaseException:  # SystemExit too: who submits next finds a thread that is alive
                 log.exception("A job of the checkpoint writer failed.")
             finally:
                 if buffers is not None:
@@ -91,10 +94,14 @@ class BackgroundWriter:
         return threading.current_thread() is self._thread
 
     def wait(self, timeout: float | None = None) -> bool:
-        """Until everything submitted so far is done; False if that took longer than ``timeout`` seconds."""
-        deadline = None if timeout is None else time.monotonic() + timeout
+        """Until everything submitted so far is done; False if that took longer than ``timeout`` seconds, of which those count in which
+        somebody has waited for the same job before.
+        """
         with self._changed:
             goal = self._submitted
+            if self._done >= goal:
+                return True
+            deadline = None if timeout is None else time.monotonic() + self._patience(timeout)
             while self._done < goal:
                 left = None if deadline is None else deadline - time.monotonic()
                 if left is not None and left <= 0:
