@@ -14,6 +14,7 @@ import pytest
 
 from tests.checkpoints import fault_injection, toy_savers
 from tests.checkpoints.fault_injection import (
+    OPERATIONS,
     Fault,
     Outcome,
     Program,
@@ -22,6 +23,7 @@ from tests.checkpoints.fault_injection import (
     file_size_limit,
     folder_in_memory,
     make_read_only,
+    run_here,
     run_in_child,
     small_disk,
 )
@@ -83,7 +85,8 @@ def test_the_fault_strikes_before_each_operation_in_turn(name: str, fresh_folder
     ("saver", "name"), [*((toy_savers.by_link, name) for name in FAULTS), *((saver, "SIGKILL") for saver in RIGHT[2:])]
 )
 def test_a_right_saver_loses_nothing(saver: Saver, name: str, lasting: bool, fresh_folder: Callable[[], Path]) -> None:
-    for folder, outcome in at_every_operation(saving(saver), fresh_folder, Fault(name, lasting=lasting)):
+    run = run_in_child if name == "SIGKILL" else run_here
+    for folder, outcome in at_every_operation(saving(saver), fresh_folder, Fault(name, lasting=lasting), run):
         assert outcome.ending != "lost"
         assert last_good(folder) >= acknowledged(outcome), outcome
 
@@ -93,6 +96,22 @@ def test_a_right_saver_loses_nothing(saver: Saver, name: str, lasting: bool, fre
 def test_a_wrong_saver_is_caught(saver: Saver, name: str, fresh_folder: Callable[[], Path]) -> None:
     runs = at_every_operation(saving(saver), fresh_folder, Fault(name, lasting=True))
     assert any(last_good(folder) < acknowledged(outcome) for folder, outcome in runs)
+
+
+@pytest.mark.parametrize("name", [name for name in FAULTS if name != "SIGKILL"])
+def test_a_fault_in_this_process_does_what_it_does_in_a_child(name: str, fresh_folder: Callable[[], Path]) -> None:
+    operations_before = {name: getattr(os, name) for name in OPERATIONS}
+    there, here = (
+        [outcome for _, outcome in at_every_operation(saving(hushed_up, 1), fresh_folder, Fault(name), run)]
+        for run in (run_in_child, run_here)
+    )
+    assert here == there
+    assert {name: getattr(os, name) for name in OPERATIONS} == operations_before
+
+
+def test_a_fault_that_kills_is_for_children() -> None:
+    with pytest.raises(ValueError, match="use run_in_child"):
+        run_here(saving(toy_savers.by_link), Path(), Fault("SIGKILL"))
 
 
 def hushed_up(folder: Path, step: int) -> None:
