@@ -9,20 +9,21 @@ goes on; what it was to replace stays.
 
 from __future__ import annotations
 
+import atexit
 import errno
 import logging
 import tempfile
 import time
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-import fsspec
 from lightning.fabric.plugins.io import CheckpointIO
 
-from musictrain.checkpoints import disk
 from musictrain.checkpoints.packing import PACKINGS
+from musictrain.checkpoints.places import place_of, put, remove
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.snapshot import Buffers, first_not_finite, snapshot
 from musictrain.checkpoints.storing import load, store
@@ -88,13 +89,15 @@ class CompressedCheckpointIO(CheckpointIO):
         self.before_use: Callable[[str | Path, dict[str, Any]], None] | None = None
         self._expected: dict[str, SaveRequest] = {}
         self._ended = False
+        self._unfollowed = False
+        self._waits_at_exit = False
 
     def __getstate__(self) -> dict[str, Any]:
-        return {key: value for key, value in self.__dict__.items() if key not in ("writer", "before_use", "_expected")}
+        return {key: value for key, value in self.__dict__.items() if key not in ("writer", "before_use", "_expected", "_waits_at_exit")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self.writer, self.before_use, self._expected = BackgroundWriter(), None, {}
+        self.writer, self.before_use, self._expected, self._waits_at_exit = BackgroundWriter(), None, {}, False
 
     def expect(self, path: str | Path, request: SaveRequest) -> None:
         """How the next save under ``path`` is to be done. Not by storage options: not every strategy passes them on."""
@@ -126,27 +129,39 @@ class CompressedCheckpointIO(CheckpointIO):
     def _hand_over(self, checkpoint: dict[str, Any], path: str | Path, request: SaveRequest) -> None:
         buffers = self.writer.buffers(self.wait_seconds)
         if buffers is None:
-            self._failed(path, request, TimeoutError(f"the disk has not taken the checkpoint before it for {self.wait_seconds:g} seconds"))
+            self._give_up(path, request, TimeoutError(f"the disk has not taken the checkpoint before it for {self.wait_seconds:g} seconds"))
             return
         try:
             tree = snapshot(checkpoint, buffers)
         except BaseException as error:
             self.writer.give_back(buffers)
-            if not isinstance(error, MemoryError):
+            if not _for_want_of_memory(error):
                 raise
-            self._failed(path, request, error)
+            self._give_up(path, request, error)
             return
+        self._finish_before_exit()
         self.writer.submit(lambda: self._store(tree, path, request), buffers)
+
+    def _give_up(self, path: str | Path, request: SaveRequest, error: BaseException) -> None:
+        self._failed(path, request, error)
+        # In its turn once more: what comes after it in the queue must not remove what it was to replace.
+        self.writer.submit(lambda: setattr(self, "_unfollowed", True))
+
+    def _finish_before_exit(self) -> None:
+        if not self._waits_at_exit:
+            self._waits_at_exit = True
+            atexit.register(_wait_for, weakref.ref(self))
 
     def _store(self, tree: dict[str, Any], path: str | Path, request: SaveRequest) -> None:
         try:
             if fault := first_not_finite({"state_dict": tree.get("state_dict"), "optimizer_states": tree.get("optimizer_states")}):
                 request.facts = replace(request.facts, ill=f"{fault} is not finite")
             path, seal = self._try(tree, path, request)
-        except (OSError, MemoryError, RuntimeError, ValueError) as error:
+        except Exception as error:
+            self._unfollowed = True
             self._failed(path, request, error)
             return
-        self.last_failure = None
+        self.last_failure, self._unfollowed = None, False
         if request.stored is not None:
             request.stored(Path(path), seal)
 
@@ -164,15 +179,14 @@ class CompressedCheckpointIO(CheckpointIO):
         return path, self._write(tree, path, request)
 
     def _write(self, tree: dict[str, Any], path: str | Path, request: SaveRequest) -> Seal:
-        filesystem, local = _place(path)
+        filesystem, place = place_of(path)
         if filesystem is None:
-            local.parent.mkdir(parents=True, exist_ok=True)
-            return store(tree, local, request.facts, packing=self.packing, replace=request.replace)
+            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            return store(tree, place, request.facts, packing=self.packing, replace=request.replace)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint"
             seal = store(tree, file, request.facts, packing=self.packing)
-            filesystem.makedirs(filesystem._parent(str(path)), exist_ok=True)
-            filesystem.put(str(file), str(path))
+            put(file, filesystem, place)
         return seal
 
     def _failed(self, path: str | Path, request: SaveRequest, error: BaseException) -> None:
@@ -196,12 +210,12 @@ class CompressedCheckpointIO(CheckpointIO):
         return tree
 
     def _load(self, path: str | Path, map_location: Any) -> dict[str, Any]:
-        filesystem, local = _place(path)
+        filesystem, place = place_of(path)
         if filesystem is None:
-            return load(local, map_location=map_location)
+            return load(place, map_location=map_location)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint"
-            filesystem.get(str(path), str(file))
+            filesystem.get_file(place, str(file))
             return load(file, map_location=map_location)
 
     def remove_checkpoint(self, path: str | Path) -> None:
@@ -212,14 +226,10 @@ class CompressedCheckpointIO(CheckpointIO):
             self._remove(path)
 
     def _remove(self, path: str | Path) -> None:
-        if self.last_failure is not None:
+        if self._unfollowed:
             log.warning("%s stays: the checkpoint that was to follow it could not be stored.", path)
             return
-        filesystem, local = _place(path)
-        if filesystem is None:
-            disk.remove(local)
-        elif filesystem.exists(str(path)):
-            filesystem.rm(str(path), recursive=True)
+        remove(path)
 
     def wait(self, timeout: float | None = None) -> bool:
         """Until everything is stored; False if it took longer than ``timeout`` seconds (None: ``wait_seconds``)."""
@@ -244,12 +254,15 @@ def _raise(path: Path, error: BaseException) -> None:
     raise error
 
 
-def _place(path: str | Path) -> tuple[Any, Path]:
-    """The file system of a URL and nothing, or None and the local path."""
-    text = str(path)
-    if "://" not in text or text.startswith(("file://", "local://")):
-        return None, Path(text.partition("://")[2] or text)
-    return fsspec.core.url_to_fs(text)[0], Path()
+def _for_want_of_memory(error: BaseException) -> bool:
+    # torch's allocators raise a RuntimeError.
+    words = str(error).lower()
+    return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and ("allocate memory" in words or "out of memory" in words))
+
+
+def _wait_for(plugin: weakref.ref[CompressedCheckpointIO]) -> None:
+    if (io := plugin()) is not None:
+        io.wait()
 
 
 __all__ = ["REQUEST", "Buffers", "CompressedCheckpointIO", "SaveRequest"]
