@@ -19,6 +19,7 @@ from typing import Any, cast
 import torch
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from musictrain.batch_seed import seed_torch
@@ -27,7 +28,7 @@ from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_
 from musictrain.checkpoints.disk import temporary_name
 from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
 from musictrain.checkpoints.health import LossWatch
-from musictrain.checkpoints.interruption import Interrupted, Signals
+from musictrain.checkpoints.interruption import Signals
 from musictrain.checkpoints.resume_check import check_resumable
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
 from musictrain.checkpoints.retention import Retention
@@ -121,7 +122,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._time_limit: float | None = None
         self._pending: dict[str, None] = {}
         self._step_seen = self._saved_step = self._validated_step = -1
-        self._stepping = self._leaving = False
+        self._stepping = False
         self._found: Found | None = None
         self._gradients: dict[str, Tensor] = {}
         self._events: Records | None = None
@@ -174,7 +175,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._step_seen = self._saved_step = trainer.global_step
         self._validated_step = -1
         self._pending = {}
-        self._stepping = self._leaving = False
+        self._stepping = False
         self._rhythm = Rhythm()
         self.stalls = []
         self.triggers.last_save = time.monotonic()
@@ -222,10 +223,7 @@ class VersionedCheckpoint(FolderCheckpoint):
     # Between the steps.
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
-        """Leave, if that was asked for, or seed this batch's random numbers; until its end a state may be half a step ahead."""
-        if self._leaving:
-            # Not where it was saved: the loggers had not written that step's line yet.
-            raise Interrupted(self._signals.stop)
+        """Seed this batch's random numbers; until its end a state may be half a step ahead."""
         self._stepping = False
         if self.reseed:
             share = (trainer.distributed_sampler_kwargs or {}).get("rank", 0)
@@ -313,7 +311,8 @@ class VersionedCheckpoint(FolderCheckpoint):
             self._save(trainer, reasons[0], wait=bool(self._signals.stop))
         if self._signals.stop:
             trainer.strategy.barrier("interrupted")
-            self._leaving = True
+            # Lightning then leaves by itself, once the loggers have written this step's line and before the next batch is fetched.
+            cast(Any, trainer)._signal_connector.received_sigterm = True
 
     # A save.
 
@@ -382,6 +381,8 @@ class VersionedCheckpoint(FolderCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what came since the last version, if the state is that of a whole step; then give everything back."""
+        if self._signals.stop and isinstance(exception, SIGTERMException):
+            exception.code = 128 + self._signals.stop
         try:
             if self._may_save_after(trainer, exception):
                 self._save(trainer, "exception", wait=True)
@@ -396,7 +397,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         whole = not self._stepping and trainer.training and not inside_window(trainer)
         fresh = self._saved_step >= 0 and trainer.global_step > self._saved_step
         # Of several processes one may be alone with its error: it must not wait for the others.
-        return fresh and whole and trainer.world_size == 1 and not isinstance(exception, Interrupted)
+        return fresh and whole and trainer.world_size == 1 and not isinstance(exception, SIGTERMException)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what saving has cost, and fail if the end of the run could not be stored."""

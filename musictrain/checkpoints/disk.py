@@ -171,6 +171,13 @@ def _take_name(temporary: Path, final: Path) -> None:
         os.unlink(temporary)
 
 
+def make_folder(folder: Path) -> None:
+    """Make a folder, and see to it that its name and its parent's survive a power cut, whoever made them just now."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for parent in list(folder.resolve().parents)[:2]:
+        sync_folder(parent)
+
+
 def sync_folder(folder: Path) -> None:
     """Make new names, renames and removals in ``folder`` survive a power cut.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import threading
@@ -70,7 +71,10 @@ class FolderLock:
 
     def release(self) -> None:
         """Give the folder back."""
-        if self._descriptor is not None:
-            os.close(self._descriptor)
-            self._descriptor = None
-            _held_here.discard(self.folder)
+        if self._descriptor is None:
+            return
+        descriptor, self._descriptor = self._descriptor, None
+        _held_here.discard(self.folder)
+        # Closing gives a lock back whatever it answers, and a run does not fail for that answer.
+        with contextlib.suppress(OSError, MemoryError):
+            os.close(descriptor)

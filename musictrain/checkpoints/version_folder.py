@@ -31,7 +31,7 @@ from musictrain.checkpoints.run_mirror import mirror_of_run
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import seal_directory
 from musictrain.checkpoints.sizes import mib
-from musictrain.checkpoints.verification import BrokenCheckpointError, verify
+from musictrain.checkpoints.verification import UNREADABLE, BrokenCheckpointError, verify
 from musictrain.checkpoints.writer import BackgroundWriter
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class VersionFolder:
             FolderInUseError: if another process is training there.
             OSError: if it cannot be written.
         """
-        self.folder.mkdir(parents=True, exist_ok=True)
+        disk.make_folder(self.folder)
         self._lock = FolderLock(self.folder)
         self._lock.acquire()
         if leftovers := disk.remove_leftovers(self.folder):
@@ -100,7 +100,7 @@ class VersionFolder:
             beyond = version.step > step or (version.step == step and bool(here) and version.number > here[0].number)
             if beyond and (version.seal is None or version.resumable):
                 _, reasons = first_that_verifies([version])
-                put_aside(version.path, "corrupt" if reasons else "abandoned")
+                put_aside(version.path, "corrupt" if reasons and UNREADABLE not in reasons[0] else "abandoned")
                 self._record("version_set_aside", version=version.name, reason=reasons[0] if reasons else "another branch is trained")
 
     def highest_step(self) -> int | None:
@@ -154,8 +154,10 @@ class VersionFolder:
     def _stored(self, path: Path, seal: Seal) -> None:
         try:
             verify(path)
-        except BrokenCheckpointError as error:
-            put_aside(path, "corrupt")
+        except (BrokenCheckpointError, MemoryError) as error:
+            # What cannot be read today may be whole tomorrow.
+            if isinstance(error, BrokenCheckpointError) and UNREADABLE not in error.reason:
+                put_aside(path, "corrupt")
             self._failed(path, error)
             return
         size = path.stat().st_size if path.is_file() else sum(int(each["size"]) for each in seal.files.values())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -96,4 +97,10 @@ def batch_loader(
         pin_memory=torch.cuda.is_available(),
         # Of its own: a loader otherwise draws from torch's generator at the start of each epoch, and a resumed run would draw once more.
         generator=torch.Generator(),
+        worker_init_fn=ignore_interrupts,
     )
+
+
+def ignore_interrupts(worker: int) -> None:
+    """Leave Ctrl-C, which a terminal sends to all processes, to the one that trains: it needs its workers until its step is done."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
