@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -35,10 +34,10 @@ from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
 from musictrain.checkpoints.snapshot import plain_size
-from musictrain.checkpoints.trainer_state import facts_of, inside_window, metrics_of, position_in, validation_due
+from musictrain.checkpoints.trainer_state import events_beside, facts_of, inside_window, metrics_of, plugin_of, position_in, validation_due
 from musictrain.checkpoints.triggers import Rhythm, SaveTriggers, time_limit
 from musictrain.checkpoints.version_folder import VersionFolder, saving_summary
-from musictrain.runs import Records, RunFolder
+from musictrain.runs import Records
 
 log = logging.getLogger(__name__)
 
@@ -133,7 +132,7 @@ class VersionedCheckpoint(FolderCheckpoint):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Find the folder and the plugin; for a fit take the folder, and refuse to go on from what does not fit."""
         super().setup(trainer, pl_module, stage)
-        self._io = self._plugin(trainer)
+        self._io = plugin_of(trainer, self.packing)
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._check_alone(trainer)
@@ -144,23 +143,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         if trainer.is_global_zero:
             self._folder = VersionFolder(Path(str(self.dirpath)), self.retention, self.mirror, self._record)
             self._folder.open()
-            self._events = _events_of(trainer, self.dirpath)
-
-    def _plugin(self, trainer: Trainer) -> CompressedCheckpointIO:
-        current = trainer.strategy.checkpoint_io
-        if type(current) is TorchCheckpointIO:
-            current = CompressedCheckpointIO(packing=self.packing or "optimizer")
-            trainer.strategy.checkpoint_io = current
-        elif not isinstance(current, CompressedCheckpointIO):
-            raise ValueError(
-                f"VersionedCheckpoint writes through CompressedCheckpointIO, and this Trainer has the plugin {type(current).__name__}. "
-                "Leave that plugin out."
-            )
-        elif self.packing is not None and self.packing != current.packing:
-            raise ValueError(
-                f"VersionedCheckpoint got packing={self.packing!r}, and the Trainer's plugin has {current.packing!r}: set one."
-            )
-        return current
+            self._events = events_beside(Path(str(self.dirpath)))
 
     def _check_alone(self, trainer: Trainer) -> None:
         if sum(isinstance(callback, VersionedCheckpoint) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
@@ -428,9 +411,3 @@ class VersionedCheckpoint(FolderCheckpoint):
     def _record(self, event: str, **details: Any) -> None:
         if self._events is not None:
             self._events.append({"time": round(time.time(), 3), "event": event, **details})
-
-
-def _events_of(trainer: Trainer, dirpath: Any) -> Records | None:
-    """The run folder's events, if somebody keeps some there."""
-    run = RunFolder(Path(str(dirpath)).parent)
-    return Records(run.events) if run.events.is_file() else None

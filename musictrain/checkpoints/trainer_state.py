@@ -7,10 +7,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer
 
+from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO
 from musictrain.checkpoints.circumstances import fingerprints_of
 from musictrain.checkpoints.seal import Seal
+from musictrain.runs import Records, RunFolder
 
 
 def validation_due(trainer: Trainer) -> bool:
@@ -63,3 +66,29 @@ def facts_of(trainer: Trainer, folder: Path, reason: str, metrics: Mapping[str, 
         world_size=trainer.world_size,
         strategy=type(trainer.strategy).__name__,
     )
+
+
+def plugin_of(trainer: Trainer, packing: str | None) -> CompressedCheckpointIO:
+    """The trainer's CompressedCheckpointIO; in the place of Lightning's own a new one is put.
+
+    Raises:
+        ValueError: if the trainer has another plugin, or one that packs differently.
+    """
+    current = trainer.strategy.checkpoint_io
+    if type(current) is TorchCheckpointIO:
+        current = CompressedCheckpointIO(packing=packing or "optimizer")
+        trainer.strategy.checkpoint_io = current
+    elif not isinstance(current, CompressedCheckpointIO):
+        raise ValueError(
+            f"VersionedCheckpoint writes through CompressedCheckpointIO, and this Trainer has the plugin {type(current).__name__}. "
+            "Leave that plugin out."
+        )
+    elif packing is not None and packing != current.packing:
+        raise ValueError(f"VersionedCheckpoint got packing={packing!r}, and the Trainer's plugin has {current.packing!r}: set one.")
+    return current
+
+
+def events_beside(folder: Path) -> Records | None:
+    """The events of the run folder that a folder of versions lies in, if somebody keeps some there."""
+    run = RunFolder(folder.parent)
+    return Records(run.events) if run.events.is_file() else None
