@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import socket
 import threading
@@ -12,6 +13,8 @@ try:
     import fcntl
 except ImportError:  # pragma: no cover  (Windows)
     fcntl = None  # type: ignore[assignment]
+
+log = logging.getLogger(__name__)
 
 LOCK = ".lock"
 _held_here: set[Path] = set()
@@ -68,6 +71,22 @@ class FolderLock:
             return  # a file system without locks
         os.ftruncate(descriptor, 0)
         os.pwrite(descriptor, f"Process {os.getpid()} on {socket.gethostname()}\n".encode(), 0)
+
+    def renew(self) -> None:
+        """Take the folder again if it was deleted meanwhile and made anew."""
+        if self._descriptor is None or self._is_there(self._descriptor):
+            return
+        self.release()
+        try:
+            self.acquire()
+        except (OSError, FolderInUseError) as error:
+            log.error("%s was deleted, and cannot be held again: %s", self.folder, error)
+
+    def _is_there(self, descriptor: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(descriptor), (self.folder / LOCK).stat())
+        except OSError:
+            return False
 
     def release(self) -> None:
         """Give the folder back."""

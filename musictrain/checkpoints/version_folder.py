@@ -5,12 +5,14 @@ Everything after ``request`` happens in the writer's thread: the version is stor
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import threading
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -65,19 +67,24 @@ class VersionFolder:
         self.parent = ""
         self.protected: set[int] = set()
         self.stored: list[Version] = []
-        self.failure = ""
         self.stored_bytes = self.plain_bytes = 0
+        self._asked = self._last_stored = 0
+        self._failure = (0, "")
 
     def open(self) -> None:
         """Take the folder, and clear away what writers that died have left in it.
 
         Raises:
             FolderInUseError: if another process is training there.
-            OSError: if it cannot be written.
+            OSError: if it cannot be written, saying why.
         """
-        disk.make_folder(self.folder)
-        self._lock = FolderLock(self.folder)
-        self._lock.acquire()
+        try:
+            disk.make_folder(self.folder)
+            self._lock = FolderLock(self.folder)
+            self._lock.acquire()
+        except OSError as error:
+            why = error.strerror or str(error)
+            raise OSError(error.errno, f"No version can be saved in {self.folder}: {why}. Free it, or give another dirpath.") from error
         if leftovers := disk.remove_leftovers(self.folder):
             log.info("Removed %d unfinished files from %s.", leftovers, self.folder)
 
@@ -98,10 +105,10 @@ class VersionFolder:
         self.protected = {version.number for version in here}
         for version in versions:
             beyond = version.step > step or (version.step == step and bool(here) and version.number > here[0].number)
-            if beyond and (version.seal is None or version.resumable):
+            if beyond and (version.seal is None or version.resumable or version.thin):
                 _, reasons = first_that_verifies([version])
                 put_aside(version.path, "corrupt" if reasons and UNREADABLE not in reasons[0] else "abandoned")
-                self._record("version_set_aside", version=version.name, reason=reasons[0] if reasons else "another branch is trained")
+                self._tell("version_set_aside", version=version.name, reason=reasons[0] if reasons else "another branch is trained")
 
     def highest_step(self) -> int | None:
         """The highest step of any version, None if there is none."""
@@ -126,13 +133,19 @@ class VersionFolder:
         """Where the next version goes, and how it is to be stored."""
         path, facts = self._next_name(facts)
         self.parent = version_name(facts.number, facts.step)
-        request = SaveRequest(facts, replace=False, stored=self._stored, failed=self._failed, make_room=self._make_room)
+        self._asked += 1
+        request = SaveRequest(facts, replace=False, make_room=self._make_room)
+        request.stored, request.failed = partial(self._stored, self._asked), partial(self._failed, self._asked)
         request.next_name = lambda: self._next_name(request.facts)
         request.began = time.monotonic()
         return path, request
 
     def _next_name(self, facts: Seal) -> tuple[Path, Seal]:
-        number = next_number(self.folder)
+        try:
+            number = next_number(self.folder)
+        except OSError as error:  # the save will say so itself, and not end the training
+            log.warning("%s cannot be listed: %s", self.folder, error)
+            number = 1
         with self._guard:
             # One that is still being written has its number already.
             number = max(number, self._last_number + 1)
@@ -147,31 +160,32 @@ class VersionFolder:
         try:
             seal = seal_directory(hidden, path, request.facts)
         except (OSError, ValueError) as error:
-            self._failed(path, error)
+            self._failed(self._asked, path, error)
         else:
-            self._stored(path, seal)
+            self._stored(self._asked, path, seal)
 
-    def _stored(self, path: Path, seal: Seal) -> None:
+    def _stored(self, turn: int, path: Path, seal: Seal) -> None:
         try:
             verify(path)
         except (BrokenCheckpointError, MemoryError) as error:
             # What cannot be read today may be whole tomorrow.
             if isinstance(error, BrokenCheckpointError) and UNREADABLE not in error.reason:
                 put_aside(path, "corrupt")
-            self._failed(path, error)
+            self._failed(turn, path, error)
             return
         size = path.stat().st_size if path.is_file() else sum(int(each["size"]) for each in seal.files.values())
         with self._guard:
-            self.failure = ""
+            self._last_stored = max(self._last_stored, turn)
             self.stored.append(Version(path, seal.number, seal.step, seal=seal, stored_bytes=size))
             self.stored_bytes += size
             self.plain_bytes += seal.plain_size
-        self._record("saved", version=path.name, step=seal.step, reason=seal.reason, bytes=size, plain_bytes=seal.plain_size,
-                     healthy=seal.healthy, ill=seal.ill or None, metrics=dict(seal.metrics))  # fmt: skip
+        self._tell("saved", version=path.name, step=seal.step, reason=seal.reason, bytes=size, plain_bytes=seal.plain_size,
+                   healthy=seal.healthy, ill=seal.ill or None, metrics=dict(seal.metrics))  # fmt: skip
         if seal.ill:
             log.warning("%s does not count as good: %s.", path.name, seal.ill)
         if self.mirror is not None:
             self._copies.submit(lambda: self._copy(path))
+        self._lock.renew()
         self.prune(self.retention)
 
     def _copy(self, path: Path) -> None:
@@ -181,18 +195,26 @@ class VersionFolder:
             assert self.mirror is not None
             self.mirror.copy(path)
         except Exception as error:
-            log.warning("%s could not be copied to the mirror: %s. Training goes on.", path.name, error)
-            self._record("mirror_failed", version=path.name, error=str(error))
+            log.warning("%s could not be copied to the mirror: %s Training goes on.", path.name, error)
+            self._tell("mirror_failed", version=path.name, error=str(error))
         else:
-            self._record("mirrored", version=path.name)
+            self._tell("mirrored", version=path.name)
 
-    def _failed(self, path: Path, error: BaseException) -> None:
+    def _failed(self, turn: int, path: Path, error: BaseException) -> None:
         reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
         with self._guard:
-            self.failure = reason
-        log.error("%s could not be stored: %s. Training goes on, nothing was removed; the next save tries again.", path.name, reason)
-        print(f"\nNOT SAVED  {path.name}: {reason}. Training goes on; the next save tries again.", flush=True)
-        self._record("save_failed", version=path.name, error=f"{type(error).__name__}: {error}")
+            self._failure = max(self._failure, (turn, reason))
+        log.error("%s could not be stored: %s. Training goes on; the next save tries again.", path.name, reason)
+        self._tell("save_failed", version=path.name, error=f"{type(error).__name__}: {error}")
+        with contextlib.suppress(OSError, ValueError):  # a terminal may be closed, or of few letters
+            print(f"\nNOT SAVED  {path.name}: {reason}. Training goes on; the next save tries again.", flush=True)
+
+    def _tell(self, event: str, **details: Any) -> None:
+        """Record an event; a full disk under the records must not keep versions from being stored or removed."""
+        try:
+            self._record(event, **details)
+        except OSError as error:
+            log.warning("The event %r could not be recorded: %s", event, error)
 
     # What goes.
 
@@ -211,7 +233,7 @@ class VersionFolder:
         except (OSError, ValueError, MemoryError) as error:
             log.warning("%s could not be %s: %s", version.path.name, event, error)
         else:
-            self._record(event, version=version.path.name)
+            self._tell(event, version=version.path.name)
 
     def _make_room(self) -> bool:
         # The version that found no room would have taken the place of the oldest of the newest.
@@ -223,10 +245,14 @@ class VersionFolder:
         Raises:
             LostCheckpointError: if not, naming what there is.
         """
-        if self.failure:
-            there = max(self.stored, key=lambda version: (version.step, version.number), default=None)
-            last = f"The last version is {there.path} after step {there.step:,}." if there is not None else "There is no version."
-            raise LostCheckpointError(f"The training reached step {step:,}, but could not be saved: {self.failure}. {last}")
+        there = max(self.stored, key=lambda version: (version.step, version.number), default=None)
+        if self._last_stored == self._asked or (there is not None and there.step >= step):
+            return
+        turn, reason = self._failure
+        if turn != self._asked:
+            reason = "the disk has not taken it in time (see wait_seconds of CompressedCheckpointIO)"
+        last = f"The last version is {there.path} after step {there.step:,}." if there is not None else "There is no version."
+        raise LostCheckpointError(f"The training reached step {step:,}, but could not be saved: {reason}. {last}")
 
 
 def saving_summary(folder: VersionFolder, stalls: list[float]) -> str:
