@@ -28,7 +28,7 @@ from musictrain.checkpoints.disk import temporary_name
 from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
 from musictrain.checkpoints.health import LossWatch
 from musictrain.checkpoints.interruption import Signals
-from musictrain.checkpoints.resume_check import check_resumable
+from musictrain.checkpoints.resume_check import OPTIMIZERS, check_optimizers, check_resumable, optimizer_facts, stored_optimizers
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
 from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
@@ -123,6 +123,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._step_seen = self._saved_step = self._validated_step = -1
         self._stepping = False
         self._found: Found | None = None
+        self._optimizers: list[dict[str, Any]] | None = None
         self._gradients: dict[str, Tensor] = {}
         self._events: Records | None = None
         self._circumstances: dict[str, Any] = {}
@@ -138,6 +139,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._check_alone(trainer)
         # Lightning asks its plugin for the checkpoint before it touches a weight, and tells nobody its path earlier.
         self._io.before_use = lambda path, tree: check_resumable(path, tree, pl_module, fingerprints_of(trainer))
+        self._optimizers = None
         self._circumstances = circumstances_of(trainer, self.config)
         self._io.begin()
         if trainer.is_global_zero:
@@ -150,6 +152,10 @@ class VersionedCheckpoint(FolderCheckpoint):
             raise ValueError(
                 "This Trainer has several VersionedCheckpoint callbacks. One keeps the best of several metrics: see `metrics`."
             )
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse optimizers that the version's states do not fit: they exist now for the first time, and have not been touched."""
+        check_optimizers(Path(str(trainer.ckpt_path)).name, self._optimizers, trainer.optimizers)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Turn to what was resumed and report it, or save the beginning; from here on signals are obeyed between steps."""
@@ -336,7 +342,8 @@ class VersionedCheckpoint(FolderCheckpoint):
         return facts_of(trainer, Path(str(self.dirpath)), reason, metrics, self._losses.spike(), self._circumstances)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Add the circumstances, and the gradients of a half-filled accumulation window."""
+        """Add the circumstances, which optimizers there are, and the gradients of a half-filled accumulation window."""
+        checkpoint[OPTIMIZERS] = optimizer_facts(trainer.optimizers)
         if self._circumstances:
             checkpoint[CIRCUMSTANCES] = self._circumstances
         if trainer.world_size == 1 and inside_window(trainer):
@@ -351,6 +358,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         kept = checkpoint if "state_dict" in checkpoint else {**checkpoint, "optimizer_states": None}
         self._found = Found(tuple(kept), tuple(states), tuple(mine), checkpoint.get(CIRCUMSTANCES) or {}, position)
         self._gradients = dict(checkpoint.get(GRADIENTS) or {})
+        self._optimizers = stored_optimizers(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         """The losses by which a spike is known; everything else is in the folder."""

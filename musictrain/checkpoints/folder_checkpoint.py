@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from musictrain.checkpoints.catalog import Version, best_versions, last_good, list_versions
+from musictrain.checkpoints.catalog import NoGoodVersionError, Version, best_versions, last_good, list_versions
+from musictrain.checkpoints.seal import LATER_SCHEMA
 
 
 class FolderCheckpoint(ModelCheckpoint):
@@ -22,6 +23,16 @@ class FolderCheckpoint(ModelCheckpoint):
     def state_key(self) -> str:
         """One key whatever the arguments are, so that a changed rule does not lose the memory."""
         return "VersionedCheckpoint"
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Find the folder.
+
+        Raises:
+            ValueError: if it is none of this machine.
+        """
+        super().setup(trainer, pl_module, stage)
+        if "://" in str(self.dirpath):
+            raise ValueError(f"Versions are written to a local folder, not to {self.dirpath}: set dirpath, and give the URL as mirror.")
 
     def versions(self) -> list[Version]:
         """The versions in the folder, none before a run has one."""
@@ -60,5 +71,8 @@ class FolderCheckpoint(ModelCheckpoint):
     def _find_last_checkpoints(self, trainer: Trainer) -> set[str]:
         # What Lightning calls for ckpt_path="last"; it would take the newest file by its date.
         folder = cast(Any, self)._ModelCheckpoint__resolve_ckpt_dir(trainer)
+        if newer := [version for version in list_versions(folder) if LATER_SCHEMA in version.problem]:
+            # Passing them over would turn to a branch of its own, and set them aside.
+            raise NoGoodVersionError(f"{newer[-1].path.name} is of a later musictrain: {newer[-1].problem}.")
         good = last_good(folder)
         return {str(good.path)} if good is not None else set()

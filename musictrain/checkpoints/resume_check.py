@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from lightning.pytorch.utilities.model_helpers import is_overridden
 
 from musictrain.checkpoints.seal import Seal, SealError, read_seal
 
+OPTIMIZERS = "musictrain_optimizers"
 log = logging.getLogger(__name__)
 
 
 class ResumeMismatchError(ValueError):
-    """A version of another model, tokenizer or corpus than the run has; the message names both values."""
+    """A version of another model, optimizer, tokenizer or corpus than the run has; the message names both."""
 
 
 def check_resumable(path: str | Path, tree: Mapping[str, Any], module: LightningModule, fingerprints: Mapping[str, str]) -> None:
@@ -29,13 +30,14 @@ def check_resumable(path: str | Path, tree: Mapping[str, Any], module: Lightning
         fingerprints: of the run's tokenizer and corpus.
 
     Raises:
-        ResumeMismatchError: naming what differs, then and now.
+        ResumeMismatchError: naming what differs, then and now, or what the checkpoint lacks.
     """
     seal: Seal | None = None
     try:
         seal = read_seal(path)
     except (SealError, OSError):
         log.info("%s has no seal to compare.", path)
+    _check_whole(Path(path), tree, seal)
     for what, now in fingerprints.items():
         then = getattr(seal, what, "")
         if then and then != now:
@@ -44,6 +46,16 @@ def check_resumable(path: str | Path, tree: Mapping[str, Any], module: Lightning
                 f"Give the run the {what} it began with, or start a new run instead of resuming."
             )
     _check_weights(Path(path), tree.get("state_dict"), module)
+
+
+def _check_whole(path: Path, tree: Mapping[str, Any], seal: Seal | None) -> None:
+    if (seal is None or seal.resumable) and ("state_dict" not in tree or "optimizer_states" in tree):
+        return
+    what = f"a version of kind {seal.kind}" if seal is not None and not seal.resumable else "a checkpoint of weights alone"
+    raise ResumeMismatchError(
+        f"{path.name} is {what}: without optimizer and schedule training cannot go on from it. Go on from ckpt_path='last', validate or "
+        "test with it, or load its weights with load_from_checkpoint and start a new run."
+    )
 
 
 def _check_weights(path: Path, stored: Any, module: LightningModule) -> None:
@@ -72,3 +84,44 @@ def weight_faults(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     ]
     only_there = [f"{name} is only there" for name in stored if name not in here]
     return [*shapes, *only_there, *(f"{name} is only here" for name in here if name not in stored)]
+
+
+def optimizer_facts(optimizers: Iterable[Any]) -> list[dict[str, Any]]:
+    """What a checkpoint is to tell of its optimizers, as plain values: their class, and how many weights each of their groups has."""
+    return [{"class": type(each).__qualname__, "groups": [len(group["params"]) for group in each.param_groups]} for each in optimizers]
+
+
+def stored_optimizers(tree: Mapping[str, Any]) -> list[dict[str, Any]] | None:
+    """The same of a checkpoint; of one that Lightning has written, without the class. None if it tells nothing of them."""
+    if OPTIMIZERS in tree:
+        return list(tree[OPTIMIZERS])
+    states = tree.get("optimizer_states")
+    if not isinstance(states, list) or not all(isinstance(state, Mapping) and "param_groups" in state for state in states):
+        return None
+    return [{"class": "", "groups": [len(group["params"]) for group in state["param_groups"]]} for state in states]
+
+
+def check_optimizers(name: str, stored: list[dict[str, Any]] | None, optimizers: Iterable[Any]) -> None:
+    """Refuse optimizers that a checkpoint's states do not fit: Lightning would leave some out in silence, and torch fail at the first step.
+
+    Args:
+        name: of the checkpoint.
+        stored: what ``stored_optimizers`` gave.
+        optimizers: of this run.
+
+    Raises:
+        ResumeMismatchError: naming both.
+    """
+    if stored is None:
+        return
+    here = optimizer_facts(optimizers)
+    classes_differ = any(then["class"] and then["class"] != now["class"] for then, now in zip(stored, here, strict=False))
+    if len(stored) != len(here) or classes_differ or any(then["groups"] != now["groups"] for then, now in zip(stored, here, strict=True)):
+        raise ResumeMismatchError(
+            f"{name} was trained with {_in_words(stored)}, but this run has {_in_words(here)}. Give the run the optimizer it began "
+            "with, or load its weights with load_from_checkpoint and start a new run."
+        )
+
+
+def _in_words(facts: list[dict[str, Any]]) -> str:
+    return " and ".join(f"{each['class'] or 'an optimizer'} of {'+'.join(map(str, each['groups']))} weights" for each in facts) or "none"

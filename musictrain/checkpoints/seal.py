@@ -26,6 +26,7 @@ from musictrain.runs.folder import number as as_number
 from musictrain.runs.records import plain
 
 SCHEMA = 1
+LATER_SCHEMA = "update musictrain"
 MAGIC = b"musictrain-seal-1"
 SEAL_FILE = "SEAL.json"
 LONGEST_COMMENT = 65_535
@@ -121,7 +122,7 @@ def seal_from_json(text: str) -> Seal:
     if not isinstance(values, dict) or not isinstance(values.get("schema"), int):
         raise SealError("its seal is not one of musictrain's")
     if values["schema"] > SCHEMA:
-        raise SealError(f"its seal has schema {values['schema']}, and this musictrain reads up to {SCHEMA}: update musictrain")
+        raise SealError(f"its seal has schema {values['schema']}, and this musictrain reads up to {SCHEMA}: {LATER_SCHEMA}")
     known = {each.name: each for each in fields(Seal)}
     given = {key: value for key, value in values.items() if key in known}
     faults = [key for key, value in given.items() if not _fits(known[key].type, value)]
