@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,12 +35,24 @@ from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
 from musictrain.checkpoints.snapshot import plain_size
-from musictrain.checkpoints.trainer_state import events_beside, facts_of, inside_window, metrics_of, plugin_of, position_in, validation_due
+from musictrain.checkpoints.trainer_state import (
+    events_beside,
+    facts_of,
+    inside_window,
+    loss_of,
+    metrics_of,
+    plugin_of,
+    position_in,
+    validation_due,
+)
 from musictrain.checkpoints.triggers import Rhythm, SaveTriggers, time_limit
 from musictrain.checkpoints.version_folder import VersionFolder, saving_summary
 from musictrain.runs import Records
 
 log = logging.getLogger(__name__)
+
+# Of several reasons at one step, the first of these is told.
+REASONS = ("end", "signal", "validation", "epoch", "step", "time")
 
 
 class VersionedCheckpoint(FolderCheckpoint):
@@ -121,7 +134,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._time_limit: float | None = None
         self._pending: dict[str, None] = {}
         self._step_seen = self._saved_step = self._validated_step = -1
-        self._stepping = False
+        self._stepping, self._stop = False, 0
         self._found: Found | None = None
         self._optimizers: list[dict[str, Any]] | None = None
         self._gradients: dict[str, Tensor] = {}
@@ -136,7 +149,6 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._io = plugin_of(trainer, self.packing)
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._check_alone(trainer)
         # Lightning asks its plugin for the checkpoint before it touches a weight, and tells nobody its path earlier.
         self._io.before_use = lambda path, tree: check_resumable(path, tree, pl_module, fingerprints_of(trainer))
         self._optimizers = None
@@ -146,12 +158,6 @@ class VersionedCheckpoint(FolderCheckpoint):
             self._folder = VersionFolder(Path(str(self.dirpath)), self.retention, self.mirror, self._record)
             self._folder.open()
             self._events = events_beside(Path(str(self.dirpath)))
-
-    def _check_alone(self, trainer: Trainer) -> None:
-        if sum(isinstance(callback, VersionedCheckpoint) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
-            raise ValueError(
-                "This Trainer has several VersionedCheckpoint callbacks. One keeps the best of several metrics: see `metrics`."
-            )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse optimizers that the version's states do not fit: they exist now for the first time, and have not been touched."""
@@ -164,7 +170,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._step_seen = self._saved_step = trainer.global_step
         self._validated_step = -1
         self._pending = {}
-        self._stepping = False
+        self._stepping, self._stop = False, 0
         self._rhythm = Rhythm()
         self.stalls = []
         self.triggers.last_save = time.monotonic()
@@ -227,7 +233,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._io is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._stepping = False
-        self._watch(outputs)
+        self._losses.add(loss_of(outputs))
         step = trainer.global_step
         if step == self._step_seen:
             return  # inside an accumulation window
@@ -237,7 +243,7 @@ class VersionedCheckpoint(FolderCheckpoint):
             self._pending["step"] = None
         if trainer.should_stop or step == trainer.max_steps:
             self._pending["end"] = None
-        if (self._pending or self._signals.stop) and not validation_due(trainer) and not trainer.is_last_batch:
+        if (self._pending or self._stop) and not validation_due(trainer) and not trainer.is_last_batch:
             self._save_pending(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -252,7 +258,8 @@ class VersionedCheckpoint(FolderCheckpoint):
                 self._pending["end"] = None
         if trainer.world_size > 1 and inside_window(trainer):
             return  # every process holds gradients of its own: the end of the window is waited for
-        if self._pending or self._signals.stop:
+        self._hear_alone(trainer)
+        if self._pending or self._stop:
             self._save_pending(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -261,18 +268,14 @@ class VersionedCheckpoint(FolderCheckpoint):
             return
         if self.on_epoch_end and trainer.is_last_batch:
             self._pending["epoch"] = None
-        if self._pending or self._signals.stop:
+        self._hear_alone(trainer)
+        if self._pending or self._stop:
             self._save_pending(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save the end, if nothing has."""
         if self._io is not None and trainer.global_step > self._saved_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save(trainer, "end")
-
-    def _watch(self, outputs: Any) -> None:
-        loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
-        if isinstance(loss, Tensor):
-            self._losses.add(loss.detach())
 
     def _look_around(self, trainer: Trainer, step: int) -> None:
         """Signals and clocks; several processes agree on them about once a second."""
@@ -286,19 +289,23 @@ class VersionedCheckpoint(FolderCheckpoint):
             common = trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="max")
             heard = [int(value) for value in cast(Tensor, common).tolist()]
             self._rhythm.agreed(step, heard[4])
-        self._signals.stop = heard[0] or (15 if heard[3] else 0)
+        self._stop = heard[0] or (signal.SIGTERM if heard[3] else 0)
         self._signals.save = False
         if heard[1]:
             self._pending["signal"] = None
         if heard[2]:
             self._pending["time"] = None
 
+    def _hear_alone(self, trainer: Trainer) -> None:
+        if trainer.world_size == 1:
+            self._stop = self._stop or self._signals.stop
+
     def _save_pending(self, trainer: Trainer) -> None:
-        reasons = [*self._pending, *(["signal"] if self._signals.stop else [])]
+        reasons = [*self._pending, *(["signal"] if self._stop else [])]
         self._pending = {}
         if reasons and (self._saved_step != trainer.global_step or "validation" in reasons):
-            self._save(trainer, reasons[0], wait=bool(self._signals.stop))
-        if self._signals.stop:
+            self._save(trainer, min(reasons, key=REASONS.index), wait=bool(self._stop))
+        if self._stop:
             trainer.strategy.barrier("interrupted")
             # Lightning then leaves by itself, once the loggers have written this step's line and before the next batch is fetched.
             cast(Any, trainer)._signal_connector.received_sigterm = True
@@ -372,8 +379,8 @@ class VersionedCheckpoint(FolderCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what came since the last version, if the state is that of a whole step; then give everything back."""
-        if self._signals.stop and isinstance(exception, SIGTERMException):
-            exception.code = 128 + self._signals.stop
+        if self._stop and isinstance(exception, SIGTERMException):
+            exception.code = 128 + self._stop
         try:
             if self._may_save_after(trainer, exception):
                 self._save(trainer, "exception", wait=True)

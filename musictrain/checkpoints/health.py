@@ -36,8 +36,9 @@ class LossWatch:
         self._losses: deque[Any] = deque(maxlen=WINDOW)
 
     def add(self, loss: Any) -> None:
-        """Take the loss of a batch: a float, or a tensor on any device, which is not waited for."""
-        self._losses.append(loss)
+        """Take the loss of a batch: a float, or a tensor on any device, which is not waited for; None is passed over."""
+        if loss is not None:
+            self._losses.append(loss)
 
     def losses(self) -> list[float]:
         """The remembered losses; here a device is waited for."""

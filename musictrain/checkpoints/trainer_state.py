@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO
 from musictrain.checkpoints.circumstances import fingerprints_of
@@ -35,6 +36,12 @@ def position_in(checkpoint: Mapping[str, Any], trainer: Trainer) -> bool:
     datamodule = getattr(trainer, "datamodule", None)
     loaders = ((checkpoint.get("loops") or {}).get("fit_loop") or {}).get("state_dict", {}).get("combined_loader")
     return bool(loaders) or (datamodule is not None and type(datamodule).__qualname__ in checkpoint)
+
+
+def loss_of(outputs: Any) -> Tensor | None:
+    """The loss in what a training step gave back, None if there is none."""
+    loss = outputs.get("loss") if isinstance(outputs, Mapping) else outputs
+    return loss.detach() if isinstance(loss, Tensor) else None
 
 
 def metrics_of(trainer: Trainer, validated: bool) -> dict[str, float]:
