@@ -11,13 +11,11 @@ from __future__ import annotations
 
 import logging
 import os
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, cast
 
-import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
@@ -28,7 +26,7 @@ from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_
 from musictrain.checkpoints.disk import temporary_name
 from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
 from musictrain.checkpoints.health import LossWatch
-from musictrain.checkpoints.interruption import Signals
+from musictrain.checkpoints.lookout import Lookout
 from musictrain.checkpoints.resume_check import OPTIMIZERS, check_optimizers, check_resumable, optimizer_facts, stored_optimizers
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
 from musictrain.checkpoints.retention import Retention
@@ -45,7 +43,7 @@ from musictrain.checkpoints.trainer_state import (
     position_in,
     validation_due,
 )
-from musictrain.checkpoints.triggers import Rhythm, SaveTriggers, time_limit
+from musictrain.checkpoints.triggers import SaveTriggers
 from musictrain.checkpoints.version_folder import VersionFolder, saving_summary
 from musictrain.runs import Records
 
@@ -119,7 +117,6 @@ class VersionedCheckpoint(FolderCheckpoint):
         self.triggers = SaveTriggers(every_n_train_steps, every_n_minutes)
         self.after_validation, self.on_epoch_end, self.at_start = after_validation, on_epoch_end, at_start
         self.listens = signals
-        self.time_limit_margin_minutes = time_limit_margin_minutes
         self.reseed = reseed
         self.packing = packing
         self.mirror = mirror
@@ -128,13 +125,11 @@ class VersionedCheckpoint(FolderCheckpoint):
         self.stalls: list[float] = []
         self._folder: VersionFolder | None = None
         self._io: CompressedCheckpointIO | None = None
-        self._signals = Signals()
-        self._rhythm = Rhythm()
+        self._lookout = Lookout(self.triggers, time_limit_margin_minutes)
         self._losses = LossWatch()
-        self._time_limit: float | None = None
         self._pending: dict[str, None] = {}
         self._step_seen = self._saved_step = self._validated_step = -1
-        self._stepping, self._stop = False, 0
+        self._stepping = False
         self._found: Found | None = None
         self._optimizers: list[dict[str, Any]] | None = None
         self._gradients: dict[str, Tensor] = {}
@@ -170,11 +165,9 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._step_seen = self._saved_step = trainer.global_step
         self._validated_step = -1
         self._pending = {}
-        self._stepping, self._stop = False, 0
-        self._rhythm = Rhythm()
+        self._stepping = False
+        self._lookout.begin()
         self.stalls = []
-        self.triggers.last_save = time.monotonic()
-        self._time_limit = time_limit()
         self._give_back_gradients(pl_module)
         if self._folder is not None:
             self._place_in_folder(trainer)
@@ -185,7 +178,7 @@ class VersionedCheckpoint(FolderCheckpoint):
             if self._folder is not None:
                 self._folder.check_stored(trainer.global_step)
         if self.listens:
-            self._signals.install()
+            self._lookout.listen()
 
     def _place_in_folder(self, trainer: Trainer) -> None:
         assert self._folder is not None
@@ -238,12 +231,12 @@ class VersionedCheckpoint(FolderCheckpoint):
         if step == self._step_seen:
             return  # inside an accumulation window
         self._step_seen = step
-        self._look_around(trainer, step)
+        self._pending |= dict.fromkeys(self._lookout.look(trainer, step))
         if self.triggers.by_steps(step):
             self._pending["step"] = None
         if trainer.should_stop or step == trainer.max_steps:
             self._pending["end"] = None
-        if (self._pending or self._stop) and not validation_due(trainer) and not trainer.is_last_batch:
+        if (self._pending or self._lookout.stop) and not validation_due(trainer) and not trainer.is_last_batch:
             self._save_pending(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -258,8 +251,8 @@ class VersionedCheckpoint(FolderCheckpoint):
                 self._pending["end"] = None
         if trainer.world_size > 1 and inside_window(trainer):
             return  # every process holds gradients of its own: the end of the window is waited for
-        self._hear_alone(trainer)
-        if self._pending or self._stop:
+        self._lookout.look_alone(trainer)
+        if self._pending or self._lookout.stop:
             self._save_pending(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -268,8 +261,8 @@ class VersionedCheckpoint(FolderCheckpoint):
             return
         if self.on_epoch_end and trainer.is_last_batch:
             self._pending["epoch"] = None
-        self._hear_alone(trainer)
-        if self._pending or self._stop:
+        self._lookout.look_alone(trainer)
+        if self._pending or self._lookout.stop:
             self._save_pending(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -277,35 +270,12 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._io is not None and trainer.global_step > self._saved_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save(trainer, "end")
 
-    def _look_around(self, trainer: Trainer, step: int) -> None:
-        """Signals and clocks; several processes agree on them about once a second."""
-        if trainer.world_size > 1 and not self._rhythm.due(step):
-            return
-        clock = self.triggers.by_clock(time.monotonic())
-        late = self._time_limit is not None and time.time() >= self._time_limit - 60 * self.time_limit_margin_minutes
-        heard = [self._signals.stop, int(self._signals.save), int(clock), int(late), self._rhythm.proposal(step)]
-        if trainer.world_size > 1:
-            mine = heard if trainer.is_global_zero else [*heard[:2], 0, 0, 0]
-            common = trainer.strategy.reduce(torch.tensor(mine, device=trainer.strategy.root_device), reduce_op="max")
-            heard = [int(value) for value in cast(Tensor, common).tolist()]
-            self._rhythm.agreed(step, heard[4])
-        self._stop = heard[0] or (signal.SIGTERM if heard[3] else 0)
-        self._signals.save = False
-        if heard[1]:
-            self._pending["signal"] = None
-        if heard[2]:
-            self._pending["time"] = None
-
-    def _hear_alone(self, trainer: Trainer) -> None:
-        if trainer.world_size == 1:
-            self._stop = self._stop or self._signals.stop
-
     def _save_pending(self, trainer: Trainer) -> None:
-        reasons = [*self._pending, *(["signal"] if self._stop else [])]
+        reasons = [*self._pending, *(["signal"] if self._lookout.stop else [])]
         self._pending = {}
         if reasons and (self._saved_step != trainer.global_step or "validation" in reasons):
-            self._save(trainer, min(reasons, key=REASONS.index), wait=bool(self._stop))
-        if self._stop:
+            self._save(trainer, min(reasons, key=REASONS.index), wait=bool(self._lookout.stop))
+        if self._lookout.stop:
             trainer.strategy.barrier("interrupted")
             # Lightning then leaves by itself, once the loggers have written this step's line and before the next batch is fetched.
             cast(Any, trainer)._signal_connector.received_sigterm = True
@@ -379,8 +349,8 @@ class VersionedCheckpoint(FolderCheckpoint):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Save what came since the last version, if the state is that of a whole step; then give everything back."""
-        if self._stop and isinstance(exception, SIGTERMException):
-            exception.code = 128 + self._stop
+        if self._lookout.stop and isinstance(exception, SIGTERMException):
+            exception.code = 128 + self._lookout.stop
         try:
             if self._may_save_after(trainer, exception):
                 self._save(trainer, "exception", wait=True)
@@ -413,7 +383,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._close()
 
     def _close(self) -> None:
-        self._signals.restore()
+        self._lookout.end()
         if self._io is not None:
             self._io.before_use = None
         if self._folder is not None and self._io is not None:
@@ -424,5 +394,8 @@ class VersionedCheckpoint(FolderCheckpoint):
             self._events = None
 
     def _record(self, event: str, **details: Any) -> None:
-        if self._events is not None:
-            self._events.append({"time": round(time.time(), 3), "event": event, **details})
+        try:
+            if self._events is not None:
+                self._events.append({"time": round(time.time(), 3), "event": event, **details})
+        except OSError as error:  # a full disk under the records is no reason to stop training
+            log.warning("The event %r could not be recorded: %s", event, error)
