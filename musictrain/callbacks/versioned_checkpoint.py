@@ -34,6 +34,7 @@ from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
 from musictrain.checkpoints.snapshot import plain_size
 from musictrain.checkpoints.trainer_state import (
+    begin_between_epochs,
     events_beside,
     facts_of,
     inside_window,
@@ -41,6 +42,7 @@ from musictrain.checkpoints.trainer_state import (
     metrics_of,
     plugin_of,
     position_in,
+    run_ends,
     validation_due,
 )
 from musictrain.checkpoints.triggers import SaveTriggers
@@ -169,6 +171,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._lookout.begin()
         self.stalls = []
         self._give_back_gradients(pl_module)
+        begin_between_epochs(trainer)
         if self._folder is not None:
             self._place_in_folder(trainer)
         if trainer.ckpt_path is not None:
@@ -234,7 +237,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._pending |= dict.fromkeys(self._lookout.look(trainer, step))
         if self.triggers.by_steps(step):
             self._pending["step"] = None
-        if trainer.should_stop or step == trainer.max_steps:
+        if run_ends(trainer):
             self._pending["end"] = None
         if (self._pending or self._lookout.stop) and not validation_due(trainer) and not trainer.is_last_batch:
             self._save_pending(trainer)

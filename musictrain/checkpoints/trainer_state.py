@@ -31,6 +31,31 @@ def inside_window(trainer: Trainer) -> bool:
     return bool(loop.epoch_loop.batch_progress.current.ready and loop._should_accumulate())
 
 
+def run_ends(trainer: Trainer) -> bool:
+    """Whether the batch that has just been trained on is the last one of the run."""
+    epochs = trainer.max_epochs
+    last_epoch = epochs is not None and 0 <= epochs <= trainer.current_epoch + 1
+    return trainer.should_stop or trainer.global_step == trainer.max_steps or (trainer.is_last_batch and last_epoch)
+
+
+def begin_between_epochs(trainer: Trainer) -> None:
+    """Let a fit that was resumed at an epoch's end, or before the first batch, begin with a new epoch; to be called in ``on_train_start``.
+
+    Where the number of steps ends the run, Lightning 2.6 takes an epoch's end for its middle: it trains one batch more in that epoch, and
+    every accumulation window after it is another one. Before the first batch it counts a step for the loggers that was never made.
+    """
+    loop: Any = trainer.fit_loop
+    epochs = loop.epoch_progress.total
+    if not loop.is_resuming or epochs.ready != epochs.processed:
+        return
+    if epochs.completed < epochs.processed:
+        loop.epoch_progress.increment_completed()
+    inner = loop.epoch_loop
+    for each in (loop, inner, inner.val_loop, inner.automatic_optimization, inner.manual_optimization):
+        each._restarting = False
+        each.reset_restart_stage()
+
+
 def position_in(checkpoint: Mapping[str, Any], trainer: Trainer) -> bool:
     """Whether the data module or its loader has kept where it was."""
     datamodule = getattr(trainer, "datamodule", None)
