@@ -101,15 +101,24 @@ class RemoteFolder:
             self._sync_file(temporary)
             self._check(temporary, expected)
             if self.exists(name):
-                filesystem.rm(final)
-            filesystem.mv(temporary, final)
+                filesystem.rm_file(final)
+            self._rename(temporary, final)
         except BaseException:
             with contextlib.suppress(Exception):  # what went wrong before is what matters
-                filesystem.rm(temporary)
+                filesystem.rm_file(temporary)
             raise
         if self.local is not None:
             disk.sync_folder(Path(folder))
             disk.sync_folder(Path(folder).parent)
+
+    def _rename(self, temporary: str, final: str) -> None:
+        filesystem, _ = self._opened
+        if self.local is not None:
+            filesystem.mv(temporary, final)
+        else:
+            # What mv does elsewhere, but for names with brackets, stars and question marks: it takes them for patterns.
+            filesystem.cp_file(temporary, final)
+            filesystem.rm_file(temporary)
 
     def _sync_file(self, path: str) -> None:
         if self.local is None:
@@ -138,4 +147,11 @@ class RemoteFolder:
     def remove(self, name: str) -> None:
         """Remove a file, or a folder with all in it."""
         filesystem, path = self._at(name)
-        filesystem.rm(path, recursive=True)
+        if self.local is not None:
+            filesystem.rm(path, recursive=True)
+            return
+        # Elsewhere rm takes names for patterns, and could reach into other runs.
+        for each in filesystem.find(path):
+            filesystem.rm_file(each)
+        with contextlib.suppress(Exception):  # where folders are more than a part of names
+            filesystem.rmdir(path)

@@ -237,7 +237,7 @@ def test_a_place_that_gives_back_other_bytes_is_found_out(
     assert mirror.copy(folder / FIRST) == FIRST
 
 
-@pytest.mark.parametrize("call", ["put_file", "mv", "makedirs"])
+@pytest.mark.parametrize("call", ["put_file", "rename", "makedirs"])
 @pytest.mark.parametrize(
     ("error", "expected"),
     [(OSError(28, "No space left"), MirrorError), (RuntimeError("a library's own"), MirrorError), (Stopped("now"), Stopped)],
@@ -250,12 +250,28 @@ def test_a_copy_that_fails_leaves_nothing_and_can_be_made_again(
 
     with monkeypatch.context() as patch:
         for filesystem in (LocalFileSystem, MemoryFileSystem):
-            patch.setattr(filesystem, call, fail)
+            renaming = "mv" if filesystem is LocalFileSystem else "cp_file"
+            patch.setattr(filesystem, renaming if call == "rename" else call, fail)
         with pytest.raises(expected, match=r"No space left|a library's own|now"):
             mirror.copy(folder / FIRST)
     assert mirror._there.entries() == []
     mirror.copy(folder / FIRST)
     assert mirror.names() == [FIRST]
+
+
+def test_a_name_with_brackets_or_stars_is_no_pattern_that_reaches_into_other_runs(folder: Path) -> None:
+    names = ["run[1]", "run1", "a?b", "a b", "a*", "abc", "**"]
+    mirrors = [Mirror(f"memory://of-many/{name}") for name in names]
+    for mirror in mirrors:
+        mirror.copy(folder / FIRST)
+    for name, mirror in zip(names, mirrors, strict=True):
+        MemoryFileSystem().pipe_file(f"/of-many/{name}/{FIRST}", b"damaged")
+        mirror.copy(folder / FIRST)
+        mirror.prune([])
+        assert mirror.names() == []
+        mirror.copy(folder / FIRST)
+        assert [each.names() for each in mirrors] == [[FIRST]] * len(mirrors)
+    MemoryFileSystem().rm("/of-many", recursive=True)
 
 
 def test_what_a_killed_copy_left_is_no_version_and_goes_with_the_next_one(second: Path, folder: Path) -> None:
