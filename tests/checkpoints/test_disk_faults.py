@@ -331,6 +331,15 @@ def test_a_disk_that_comes_back_is_used_again(run: Path, monkeypatch: pytest.Mon
     assert steps_in(run / "checkpoints") == [0, 1, 2, 3, 6, 7]
 
 
+def test_a_disk_that_hangs_from_the_start_is_refused_before_a_step_is_done(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = Steps()
+    with hung_disk(monkeypatch) as gate:
+        with pytest.raises(LostCheckpointError, match=r"the disk has not taken it in time .* There is no version"):
+            fit(run / "checkpoints", steps, io=CompressedCheckpointIO(wait_seconds=SHORT))
+        assert not gate.is_set(), "it did not wait for the disk"
+    assert steps.count == 0
+
+
 @pytest.mark.parametrize(("name", "status"), [("SIGTERM", 143), ("SIGINT", 130)])
 def test_a_signal_is_obeyed_though_the_disk_hangs(name: str, status: int, run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     steps, io = Steps(), CompressedCheckpointIO(wait_seconds=SHORT)

@@ -10,6 +10,7 @@ import random
 import re
 import resource
 import shutil
+import signal
 import stat
 import struct
 import zipfile
@@ -68,6 +69,7 @@ def grown_mib(act: Callable[[], Any]) -> int:
     """By how much the memory of a forked child grew at most while it did something that raises BrokenCheckpointError."""
     child = os.fork()
     if child == 0:
+        signal.alarm(120)
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         try:
             act()
@@ -76,7 +78,9 @@ def grown_mib(act: Callable[[], Any]) -> int:
         except BaseException:
             os._exit(252)
         os._exit(251)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    code = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+    assert 0 <= code <= 250, "it hung, or raised something else or nothing"
+    return code
 
 
 # Pickles.
