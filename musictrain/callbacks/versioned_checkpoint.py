@@ -33,7 +33,9 @@ from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
 from musictrain.checkpoints.snapshot import plain_size
+from musictrain.checkpoints.step_watch import StepWatch
 from musictrain.checkpoints.trainer_state import (
+    back_to_last_step,
     begin_between_epochs,
     events_beside,
     facts_of,
@@ -131,7 +133,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._losses = LossWatch()
         self._pending: dict[str, None] = {}
         self._step_seen = self._saved_step = self._validated_step = -1
-        self._stepping = False
+        self._steps = StepWatch()
         self._found: Found | None = None
         self._optimizers: list[dict[str, Any]] | None = None
         self._gradients: dict[str, Tensor] = {}
@@ -167,7 +169,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._step_seen = self._saved_step = trainer.global_step
         self._validated_step = -1
         self._pending = {}
-        self._stepping = False
+        self._steps.start(pl_module)
         self._lookout.begin()
         self.stalls = []
         self._give_back_gradients(pl_module)
@@ -215,20 +217,20 @@ class VersionedCheckpoint(FolderCheckpoint):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed this batch's random numbers; until its end a state may be half a step ahead."""
-        self._stepping = False
+        self._steps.batch_starts()
         if self.reseed:
             share = (trainer.distributed_sampler_kwargs or {}).get("rank", 0)
             seed_torch(pl_module.device, int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.fit_loop.total_batch_idx, share)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """The weights are about to change."""
-        self._stepping = True
+        self._steps.weights_change()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Save if a step was done and something is due, unless a validation or the epoch's end comes first: they save then."""
         if self._io is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._stepping = False
+        self._steps.batch_starts()
         self._losses.add(loss_of(outputs))
         step = trainer.global_step
         if step == self._step_seen:
@@ -276,7 +278,8 @@ class VersionedCheckpoint(FolderCheckpoint):
     def _save_pending(self, trainer: Trainer) -> None:
         reasons = [*self._pending, *(["signal"] if self._lookout.stop else [])]
         self._pending = {}
-        if reasons and (self._saved_step != trainer.global_step or "validation" in reasons):
+        # A run that is stopped leaves from here, and must find the very place again: the epoch's end is not the validation before it.
+        if reasons and (self._saved_step != trainer.global_step or "validation" in reasons or self._lookout.stop):
             self._save(trainer, min(reasons, key=REASONS.index), wait=bool(self._lookout.stop))
         if self._lookout.stop:
             trainer.strategy.barrier("interrupted")
@@ -355,8 +358,10 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._lookout.stop and isinstance(exception, SIGTERMException):
             exception.code = 128 + self._lookout.stop
         try:
-            if self._may_save_after(trainer, exception):
-                self._save(trainer, "exception", wait=True)
+            if self._worth_saving(trainer, exception):
+                back_to_last_step(trainer)
+                if self._steps.between_steps(trainer):
+                    self._save(trainer, "exception", wait=True)
         except Exception:
             log.exception("Nothing could be saved after the error.")
         finally:
@@ -364,11 +369,10 @@ class VersionedCheckpoint(FolderCheckpoint):
                 self._io.wait()
             self._close()
 
-    def _may_save_after(self, trainer: Trainer, exception: BaseException) -> bool:
-        whole = not self._stepping and trainer.training and not inside_window(trainer)
-        fresh = self._saved_step >= 0 and trainer.global_step > self._saved_step
+    def _worth_saving(self, trainer: Trainer, exception: BaseException) -> bool:
         # Of several processes one may be alone with its error: it must not wait for the others.
-        return fresh and whole and trainer.world_size == 1 and not isinstance(exception, SIGTERMException)
+        alone = trainer.world_size == 1 and not isinstance(exception, SIGTERMException)
+        return alone and 0 <= self._saved_step < trainer.global_step
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what saving has cost, and fail if the end of the run could not be stored."""

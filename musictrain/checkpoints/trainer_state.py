@@ -56,6 +56,30 @@ def begin_between_epochs(trainer: Trainer) -> None:
         each.reset_restart_stage()
 
 
+def back_to_last_step(trainer: Trainer) -> None:
+    """Take back what the loops have counted of a batch or an epoch that was begun and came to nothing.
+
+    A version saved now goes on with that batch, under its own number, and with the validation after the last one done.
+    """
+    loop: Any = trainer.fit_loop
+    inner, epochs = loop.epoch_loop, loop.epoch_progress
+    batches, steps = inner.batch_progress, inner.automatic_optimization.optim_progress.optimizer
+    if epochs.total.started < epochs.total.ready:
+        epochs.total.ready -= 1
+        epochs.current.ready -= 1
+    if batches.total.processed < batches.total.ready:
+        batches.is_last_batch = False
+    for each in (batches.total, batches.current):
+        each.ready = each.started = each.processed
+    for step, cleared in ((steps.step.total, steps.zero_grad.total), (steps.step.current, steps.zero_grad.current)):
+        step.ready = step.completed
+        cleared.ready = cleared.started = cleared.completed = min(cleared.completed, step.completed)
+    in_epoch = epochs.total.processed < epochs.total.ready
+    if in_epoch and batches.total.completed == batches.total.processed and validation_due(trainer):
+        # Lightning counts the step itself where it finds a validation done, for such versions are saved before it counts.
+        inner._batches_that_stepped -= 1
+
+
 def position_in(checkpoint: Mapping[str, Any], trainer: Trainer) -> bool:
     """Whether the data module or its loader has kept where it was."""
     datamodule = getattr(trainer, "datamodule", None)
