@@ -30,7 +30,7 @@ from musictrain.checkpoints.checkpoint_io import SaveRequest
 from musictrain.checkpoints.lock import FolderLock
 from musictrain.checkpoints.retention import Retention, decide
 from musictrain.checkpoints.run_mirror import mirror_of_run
-from musictrain.checkpoints.seal import Seal
+from musictrain.checkpoints.seal import LATER_SCHEMA, Seal
 from musictrain.checkpoints.sharded import seal_directory
 from musictrain.checkpoints.sizes import mib
 from musictrain.checkpoints.verification import UNREADABLE, BrokenCheckpointError, verify
@@ -107,7 +107,8 @@ class VersionFolder:
             beyond = version.step > step or (version.step == step and bool(here) and version.number > here[0].number)
             if beyond and (version.seal is None or version.resumable or version.thin):
                 _, reasons = first_that_verifies([version])
-                put_aside(version.path, "corrupt" if reasons and UNREADABLE not in reasons[0] else "abandoned")
+                broken = bool(reasons) and not any(passing in reasons[0] for passing in (UNREADABLE, LATER_SCHEMA))
+                put_aside(version.path, "corrupt" if broken else "abandoned")
                 self._tell("version_set_aside", version=version.name, reason=reasons[0] if reasons else "another branch is trained")
 
     def highest_step(self) -> int | None:

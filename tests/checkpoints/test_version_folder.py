@@ -16,7 +16,7 @@ from musictrain.checkpoints.catalog import last_good, list_versions, version_pat
 from musictrain.checkpoints.checkpoint_io import REQUEST, CompressedCheckpointIO
 from musictrain.checkpoints.lock import FolderInUseError, FolderLock
 from musictrain.checkpoints.retention import Retention
-from musictrain.checkpoints.seal import Seal
+from musictrain.checkpoints.seal import SCHEMA, Seal
 from musictrain.checkpoints.verification import verify
 from musictrain.checkpoints.version_folder import LostCheckpointError, VersionFolder
 from tests.checkpoints.fault_injection import folder_in_memory, make_read_only, small_disk
@@ -122,6 +122,19 @@ def test_a_later_version_of_the_same_step_is_another_branch_too(start: Callable[
     second.versions.go_on_from(chosen, 20)
     assert steps_in(second.versions.folder) == [10, 20]
     assert not later.exists()
+
+
+def test_a_version_of_a_later_musictrain_is_abandoned_and_not_called_corrupt(
+    start: Callable[..., Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = start()
+    parent = first.save(10)
+    first.close()
+    with monkeypatch.context() as patch:
+        patch.setattr("musictrain.checkpoints.seal.SCHEMA", SCHEMA + 1)
+        later = write_version(first.versions.folder, 2, 20)
+    start().versions.go_on_from(parent, 10)
+    assert later.with_name(f"{later.name}.abandoned").exists()
 
 
 def test_a_thinned_version_beyond_is_of_the_other_branch_and_an_average_is_the_users(start: Callable[..., Run]) -> None:
