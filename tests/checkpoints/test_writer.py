@@ -103,7 +103,12 @@ def test_a_disk_that_hangs_is_waited_for_once_whoever_waits(gate: threading.Even
     now = [0.0]
     monkeypatch.setattr("musictrain.checkpoints.writer.time.monotonic", lambda: now[0])
     writer, started = BackgroundWriter(), threading.Event()
-    writer.submit(lambda: (started.set(), gate.wait(LONGEST_SECONDS)))
+
+    def hang() -> None:
+        started.set()
+        gate.wait(LONGEST_SECONDS)
+
+    writer.submit(hang)
     assert started.wait(LONGEST_SECONDS)
     assert not writer.wait(0.0), "from here on it is waited for"
     now[0] = 61.0
