@@ -22,6 +22,7 @@ from typing import Any, cast
 
 from lightning.fabric.plugins.io import CheckpointIO
 
+from musictrain.checkpoints import disk
 from musictrain.checkpoints.packing import PACKINGS
 from musictrain.checkpoints.places import place_of, put, remove
 from musictrain.checkpoints.seal import Seal
@@ -181,7 +182,7 @@ class CompressedCheckpointIO(CheckpointIO):
     def _write(self, tree: dict[str, Any], path: str | Path, request: SaveRequest) -> Seal:
         filesystem, place = place_of(path)
         if filesystem is None:
-            Path(place).parent.mkdir(parents=True, exist_ok=True)
+            disk.make_folder(Path(place).parent)
             return store(tree, place, request.facts, packing=self.packing, replace=request.replace)
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "checkpoint"
