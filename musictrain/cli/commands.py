@@ -34,6 +34,7 @@ COMMANDS = (
     Command("test", "Train", "the likelihood on the test split", "musictrain.cli.training"),
     Command("predict", "Train", "run the model's predict step over the data", "musictrain.cli.training"),
     Command("sample", "Train", "make music from a checkpoint", "musictrain.cli.sample"),
+    Command("verify-resume", "Train", "prove on your own configuration that a resume is exact", "musictrain.cli.verify_resume"),
     Command("checkpoints", "Keep", "list, verify, average, export, pin, prune and restore versions", "musictrain.cli.checkpoints"),
 )
 

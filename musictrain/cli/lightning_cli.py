@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 import yaml
-from lightning.pytorch import LightningDataModule, LightningModule, Trainer
+from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from musictrain.callbacks import RunLogger, RunRecorder
@@ -53,13 +53,22 @@ class MusicCLI(LightningCLI):
         arguments: the words after it.
         train_log: what has been listening so far; it becomes the run's ``train.log``.
         folder: an existing run folder to go on in, instead of a new one.
+        callbacks: further ones for ``fit``, before all others.
 
     Raises:
         UsageError: for what cannot be parsed, or a network whose vocabulary is not the tokenizer's.
     """
 
-    def __init__(self, command: str, arguments: Sequence[str], *, train_log: TrainLog | None = None, folder: Path | None = None) -> None:
-        self._command, self._arguments = command, list(arguments)
+    def __init__(
+        self,
+        command: str,
+        arguments: Sequence[str],
+        *,
+        train_log: TrainLog | None = None,
+        folder: Path | None = None,
+        callbacks: Sequence[Callback] = (),
+    ) -> None:
+        self._command, self._arguments, self._further_callbacks = command, list(arguments), list(callbacks)
         self._train_log, self._folder = train_log, folder
         self._given_vocab_size: Any = UNSET
         self._fault = ""
@@ -158,7 +167,7 @@ class MusicCLI(LightningCLI):
         recorder = RunRecorder(config=config, train_log=self._train_log)
         return super().instantiate_trainer(
             logger=loggers_of(self.run_logger, settings.get("logger")),
-            callbacks=default_callbacks(settings.get("callbacks"), settings, recorder),
+            callbacks=[*self._further_callbacks, *default_callbacks(settings.get("callbacks"), settings, recorder)],
             **kwargs,
         )
 

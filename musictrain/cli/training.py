@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -56,12 +57,12 @@ def runs_dir_of(arguments: list[str]) -> Path:
     return default_runs_dir()
 
 
-def train(command: str, words: list[str], folder: Path | None = None) -> int:
-    """Parse, build and run under a quiet terminal; in ``folder`` if a run is to go on there."""
+def train(command: str, words: list[str], folder: Path | None = None, callbacks: Sequence[Any] = ()) -> int:
+    """Parse, build and run under a quiet terminal; in ``folder`` if a run is to go on there, with further callbacks."""
     runs_dir = runs_dir_of(words)
     with quiet_terminal() as train_log:
         try:
-            cli = start(command, words, train_log, folder)
+            cli = start(command, words, train_log, folder, callbacks)
         except (UsageError, CommandError):
             raise
         except (KeyboardInterrupt, SystemExit) as stop:
@@ -77,11 +78,11 @@ def train(command: str, words: list[str], folder: Path | None = None) -> int:
     return FINISHED
 
 
-def start(command: str, words: list[str], train_log: TrainLog, folder: Path | None) -> Any:
+def start(command: str, words: list[str], train_log: TrainLog, folder: Path | None, callbacks: Sequence[Any]) -> Any:
     """Import lightning, which takes seconds, and let it run; gives back the MusicCLI."""
     from musictrain.cli.lightning_cli import MusicCLI
 
-    return MusicCLI(command, words, train_log=train_log, folder=folder)
+    return MusicCLI(command, words, train_log=train_log, folder=folder, callbacks=callbacks)
 
 
 def how_it_ended(stop: BaseException, train_log: TrainLog) -> int:

@@ -1,0 +1,32 @@
+"""The interruption that ``verify-resume`` makes: SIGTERM, as a machine that shuts down sends it."""
+
+from __future__ import annotations
+
+import signal
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from musictrain.callbacks import WriteSamples
+
+
+class Interrupt(Callback):
+    """Sends this process a SIGTERM after a step, and keeps the run from sampling at its end.
+
+    Args:
+        step: after which; 0 is never.
+    """
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Sampling takes longer than the steps that are compared, and changes none of them."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            if isinstance(callback, WriteSamples):
+                callback.every = callback.num = callback.continuations = 0
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """The signal."""
+        if self.step and trainer.global_step == self.step:
+            signal.raise_signal(signal.SIGTERM)
