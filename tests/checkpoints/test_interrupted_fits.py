@@ -90,7 +90,7 @@ def test_a_run_stopped_anywhere_by_sigterm_goes_on_to_the_bit(place: str, whole_
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("module", "length", "batches"), [("plain", "steps", 60), ("music", "windows", 59)])
+@pytest.mark.parametrize(("module", "length", "batches"), [("plain", "steps", 60), ("music", "windows", 56)])
 def test_a_run_stopped_at_any_step_goes_on_to_the_bit(module: str, length: str, batches: int, whole_runs: Any, tmp_path: Path) -> None:
     chance = random.Random(length)
     for batch in range(1, batches):
