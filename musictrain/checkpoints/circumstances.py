@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 from lightning.pytorch import Trainer
 
-from musictrain.checkpoints.resume_report import threads
 from musictrain.runs.config_changes import config_fingerprint
 from musictrain.runs.environment import PACKAGES, git_state, package_versions
 
@@ -22,7 +23,8 @@ def circumstances_of(trainer: Trainer, config: str | None) -> dict[str, Any]:
         "strategy": type(trainer.strategy).__name__,
         "precision": str(trainer.precision),
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
-        "threads": threads(),
+        "threads": torch.get_num_threads(),  # with another number sums come out different in the last bit
+        "seed": os.environ.get("PL_GLOBAL_SEED", ""),
         "packages": packages,
         "commit": commit,
     }

@@ -5,11 +5,10 @@ Pure functions on plain values; the callback gathers them.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import torch
 import yaml
 
 from musictrain.runs.config_changes import ELSEWHERE, config_changes
@@ -69,7 +68,7 @@ def _short(value: Any, longest: int = 60) -> str:
 
 
 # What changes the bits that come out, and what merely may.
-BITS = ("world_size", "precision", "accumulate_grad_batches", "threads", "strategy")
+BITS = ("world_size", "precision", "accumulate_grad_batches", "threads", "seed", "strategy")
 HARMLESS = ("trainer.max_time", "trainer.logger", "trainer.callbacks", "trainer.plugins", "trainer.limit_val_batches")
 
 
@@ -150,13 +149,3 @@ def _matters(change: tuple[str, Any, Any]) -> bool:
     if what.startswith(HARMLESS) or what in ("commit", "") or what.startswith("packages."):
         return False
     return what.partition(".")[0] in ("model", "data", "trainer", "seed_everything")
-
-
-def threads() -> int:
-    """Threads of torch's arithmetic: with another number sums come out different in the last bit."""
-    return torch.get_num_threads()
-
-
-def as_text(lines: Sequence[str]) -> str:
-    """Lines as one text."""
-    return "\n".join(lines)

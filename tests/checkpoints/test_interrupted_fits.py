@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import signal
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,10 +40,13 @@ ALONE = {"after_validation": False}
 """Saves for nothing but signals and errors."""
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="module", autouse=True)
+def _alike() -> Iterator[None]:
+    """One thread, and no seed that another test has left: before the whole runs are made, which are compared with all others."""
     torch.set_num_threads(1)
-    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("PL_GLOBAL_SEED", raising=False)
+        yield
 
 
 @pytest.fixture(scope="module")
