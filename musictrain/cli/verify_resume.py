@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from musictrain.checkpoints.catalog import last_good
+from musictrain.checkpoints.catalog import last_good, list_versions
 from musictrain.cli.exits import FAILED, FINISHED, TERMINATED, WRONG_USAGE, CommandError, UsageError
 from musictrain.cli.options import CommandParser, positive
 from musictrain.cli.recipes import with_recipes
@@ -49,8 +49,9 @@ def run(command: str, arguments: list[str]) -> int:
     with folder(options.keep) as place:
         whole = trained(words, place / "whole", "without interruption", options.steps)
         parted = trained(words, place / "parted", f"until a SIGTERM after {at}", options.steps, stop_after=at)
+        check_stopped(parted, options.steps)
         parted = trained(words, parted.path.parent, "resumed in a new process", options.steps, run=parted)
-        return compare(whole, parted, options.steps)
+        return compare(whole, parted, options.steps, at)
 
 
 def parser() -> CommandParser:
@@ -69,7 +70,8 @@ def parser() -> CommandParser:
 def short_run(steps: int, at: int) -> list[str]:
     """Options of ``fit`` that make a run so short that it still validates before and after the interruption."""
     every = max(1, at - 1)
-    limits = {"max_steps": steps, "max_epochs": -1, "val_check_interval": every, "limit_val_batches": 2}
+    # The user's loggers, such as one on the web, are not told of a rehearsal.
+    limits = {"max_steps": steps, "max_epochs": -1, "val_check_interval": every, "limit_val_batches": 2, "logger": "false"}
     return [word for name, value in limits.items() for word in (f"--trainer.{name}", str(value))] + [
         "--trainer.check_val_every_n_epoch",
         "null",
@@ -106,6 +108,20 @@ def trained(words: list[str], runs: Path, what: str, steps: int, *, stop_after: 
     return found[-1]
 
 
+def check_stopped(run: RunFolder, steps: int) -> None:
+    """Refuse to compare where there was no interruption.
+
+    Raises:
+        CommandError: if the training did all its steps.
+    """
+    version = last_good(run.checkpoints)
+    if version is not None and version.step >= steps:
+        raise CommandError(
+            f"All {steps} steps were done before the SIGTERM was obeyed: several processes agree on a signal about once a second. "
+            f"Take more steps: --steps {10 * steps}"
+        )
+
+
 def last_words(text: str) -> str:
     """The error a program ended with, or else its last line."""
     lines = [line for line in text.splitlines() if line.strip()]
@@ -129,8 +145,8 @@ def train_part(given: list[str]) -> int:
         return WRONG_USAGE
 
 
-def compare(whole: RunFolder, parted: RunFolder, steps: int) -> int:
-    """Compare the last versions of two runs and say what came of it; 0 if they are the same.
+def compare(whole: RunFolder, parted: RunFolder, steps: int, at: int = 0) -> int:
+    """Compare the last versions of two runs, one of them interrupted after ``at``, and say what came of it; 0 if they are the same.
 
     Raises:
         UsageError: if the runs saved no versions.
@@ -149,13 +165,28 @@ def compare(whole: RunFolder, parted: RunFolder, steps: int) -> int:
     if not found:
         print(f"Exact: all {sum(1 for _ in tensors(one)):,} tensors and everything else are the same to the bit after {steps} steps.")
         return FINISHED
-    print("\n".join(told(found)))
+    print("\n".join(told(found, differs_before(whole, parted, at))))
     return FAILED
 
 
-def told(found: list[Difference]) -> list[str]:
-    """The first differences, and where they may come from."""
+def differs_before(whole: RunFolder, parted: RunFolder, at: int) -> int | None:
+    """The first step before ``at`` after which both runs have saved, and not the same; None if there is none."""
+    from musictrain.checkpoints.comparing import first_difference
+    from musictrain.checkpoints.storing import load
+
+    ours, theirs = (
+        {(version.step, version.seal.reason): version.path for version in list_versions(run.checkpoints) if version.seal is not None}
+        for run in (whole, parted)
+    )
+    common = sorted(key for key in ours if key in theirs and key[0] < at)
+    return next((key[0] for key in common if first_difference(load(ours[key]), load(theirs[key]), NOT_COMPARED)), None)
+
+
+def told(found: list[Difference], before: int | None = None) -> list[str]:
+    """The first differences, whether they came before the interruption, and what may be the cause."""
     lines = [f"Not exact. The first thing that differs is {found[0]}.", *(f"  also {each}" for each in found[1:MOST_SHOWN])]
     if len(found) > MOST_SHOWN:
         lines.append(f"  and {len(found) - MOST_SHOWN:,} other places")
+    if before is not None:
+        lines.append(f"The two differ already after step {before}, before the interruption: without one they would not be the same either.")
     return [*lines, CAUSES]

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import signal
+from dataclasses import replace
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from musictrain.callbacks import WriteSamples
+from musictrain.callbacks import VersionedCheckpoint, WriteSamples
 
 
 class Interrupt(Callback):
-    """Sends this process a SIGTERM after a step, and keeps the run from sampling at its end.
+    """Sends this process a SIGTERM after a step; keeps the run from sampling at its end, and its versions where they are.
 
     Args:
         step: after which; 0 is never.
@@ -21,10 +22,12 @@ class Interrupt(Callback):
         self.step = step
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Sampling takes longer than the steps that are compared, and changes none of them."""
+        """Sampling takes longer than the steps that are compared, and changes none of them; no version goes, none to a mirror."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
             if isinstance(callback, WriteSamples):
                 callback.every = callback.num = callback.continuations = 0
+            elif isinstance(callback, VersionedCheckpoint):
+                callback.mirror, callback.retention = None, replace(callback.retention, keep_all=True)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """The signal."""

@@ -1,7 +1,7 @@
 """Kill storms: real fits that are killed with SIGKILL again and again, and start again by ``--ckpt_path auto`` until they are done.
 
-A fit is started by the real command line, or forked from a process that has imported everything already: that one costs a second less for each
-of many kills. A callback notes where the fit is, so that kills can be aimed.
+A fit is started by the real command line, or forked from a process that has imported everything already: that one costs a second less for
+each of many kills. A callback notes where the fit is, so that kills can be aimed.
 """
 
 from __future__ import annotations
