@@ -16,7 +16,7 @@ from musictrain.checkpoints.sizes import mib
 from musictrain.checkpoints.verification import BrokenCheckpointError, verify
 from musictrain.cli.exits import FAILED, FINISHED, CommandError
 from musictrain.cli.version_choice import version_of
-from musictrain.runs import RunFolder, find_run
+from musictrain.runs import find_run
 from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.records import plain
 from musictrain.runs.summary import shown
@@ -36,7 +36,7 @@ def list_command(options: argparse.Namespace) -> int:
         return FINISHED
     metric = shown_metric(versions)
     print("\n".join(table(rows_of(versions, metric), metric)))
-    print(footing(run, versions))
+    print(f"{footing(versions)}, in {shown(run.checkpoints)}.")
     return FINISHED
 
 
@@ -84,13 +84,13 @@ def table(rows: list[tuple[str, ...]], metric: str) -> list[str]:
     return lines
 
 
-def footing(run: RunFolder, versions: list[Version]) -> str:
-    """How much there is, and how much packing saves."""
+def footing(versions: list[Version]) -> str:
+    """How much there is, and how much packing saves: ``3 versions, 158.4 MiB, packing saves 23 %``."""
     stored = sum(version.stored_bytes for version in versions)
     plain_bytes = sum(version.seal.plain_size if version.seal is not None else 0 for version in versions)
-    packed = f"; packing saves {100 * (1 - stored / plain_bytes):.0f} %" if plain_bytes > SAVINGS_FROM * stored else ""
+    packed = f", packing saves {100 * (1 - stored / plain_bytes):.0f} %" if plain_bytes > SAVINGS_FROM * stored else ""
     num = f"{len(versions):,} version{'s' if len(versions) != 1 else ''}"
-    return f"{num}, {mib(stored)} in {shown(run.checkpoints)}{packed}."
+    return f"{num}, {mib(stored)}{packed}"
 
 
 def as_record(version: Version) -> dict[str, Any]:

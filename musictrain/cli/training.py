@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from musictrain.checkpoints.catalog import best_versions, list_versions
+from musictrain.cli.checkpoint_looking import footing
 from musictrain.cli.console import program, quiet_terminal, report_failure
 from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, CommandError, UsageError
 from musictrain.cli.options import default_runs_dir
@@ -106,13 +107,14 @@ def print_summary(cli: Any, runs_dir: Path) -> None:
     elsewhere = runs_dir if runs_dir != default_runs_dir() else None
     run = RunFolder(Path(cli.run_logger.save_dir))
     print(f"\nFinished after {cli.trainer.global_step:,} steps.")
-    print(summary(run, command=program(), runs_dir=elsewhere, checkpoints=best_and_last(run)), flush=True)
+    print(summary(run, command=program(), runs_dir=elsewhere, checkpoints=kept_versions(run)), flush=True)
     logging.getLogger(__name__).info("Finished.")
 
 
-def best_and_last(run: RunFolder) -> list[tuple[str, Path]]:
-    """The best and the last version with what they are called, as their seals tell."""
+def kept_versions(run: RunFolder) -> list[tuple[str, str]]:
+    """The best and the last version, how many there are and what packing saves, as their seals tell; nothing of a run without any."""
     versions = list_versions(run.checkpoints)
     best = best_versions(versions, BEST_METRIC)[:1]
     last = sorted((version for version in versions if version.resumable), key=lambda version: (version.step, version.number))[-1:]
-    return [(f"{which} checkpoint", version.path) for which, found in (("best", best), ("last", last)) for version in found]
+    rows = [(f"{which} checkpoint", shown(version.path)) for which, found in (("best", best), ("last", last)) for version in found]
+    return [*rows, ("versions", footing(versions))] if versions else rows

@@ -14,7 +14,7 @@ SCORES = (("val/nats_per_note", "nats per note"), ("val/bits_per_beat", "bits pe
 
 
 def summary(
-    run: RunFolder, *, command: str = "musictrain", runs_dir: Path | None = None, checkpoints: Sequence[tuple[str, Path]] = ()
+    run: RunFolder, *, command: str = "musictrain", runs_dir: Path | None = None, checkpoints: Sequence[tuple[str, str]] = ()
 ) -> str:
     """Best value and its step, likelihoods, where the samples are and how to listen, the checkpoint, and the commands to go on.
 
@@ -22,10 +22,10 @@ def summary(
         run: a run that has been training; whatever it lacks is left out.
         command: how this program is called here.
         runs_dir: added as ``--runs`` to the commands; None if they find the run without it.
-        checkpoints: what the run has saved, each with what it is called.
+        checkpoints: what the run has saved: lines of the table.
     """
     rows = read_records(run.metrics)
-    facts = [("run", shown(run.path)), *_likelihood(run, rows), *((label, shown(path)) for label, path in checkpoints), *_samples(run)]
+    facts = [("run", shown(run.path)), *_likelihood(run, rows), *checkpoints, *_samples(run)]
     where = f" --runs {shown(runs_dir)}" if runs_dir is not None else ""
     name = "-".join(run.name.split("-")[-2:])
     todo = [
