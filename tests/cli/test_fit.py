@@ -49,6 +49,7 @@ def test_the_terminal_gets_progress_and_a_summary_and_no_adverts(config_file: Pa
     assert out.index("network  Decoder") < out.index("step 6/6") < out.index("Finished after 6 steps.") < out.index("Next")
     for part in (
         "best val/loss",
+        "versions         3 versions, ",
         "v000003_step000006.ckpt",
         "step_000006 (2 pieces",
         "resume",
