@@ -187,6 +187,8 @@ class VersionedCheckpoint(FolderCheckpoint):
 
     def _place_in_folder(self, trainer: Trainer) -> None:
         assert self._folder is not None
+        # Weights, two moments of an optimizer, and an average at most.
+        self._folder.check_room(4 * plain_size(trainer.lightning_module.state_dict()))
         highest = self._folder.highest_step()
         if trainer.ckpt_path is not None:
             self._folder.go_on_from(Path(trainer.ckpt_path), trainer.global_step)
@@ -195,9 +197,6 @@ class VersionedCheckpoint(FolderCheckpoint):
                 f"{self._folder.folder} holds versions up to step {highest:,}, and this fit would start at step {trainer.global_step:,}. "
                 "Go on from them with ckpt_path='last', or start anew in another folder."
             )
-        weights = trainer.lightning_module.state_dict()
-        # Weights, two moments of an optimizer, and an average at most.
-        self._folder.check_room(4 * plain_size(weights))
 
     def _give_back_gradients(self, pl_module: LightningModule) -> None:
         gradients, self._gradients = self._gradients, {}
@@ -235,9 +234,9 @@ class VersionedCheckpoint(FolderCheckpoint):
         step = trainer.global_step
         if step == self._step_seen:
             return  # inside an accumulation window
-        self._step_seen = step
+        before, self._step_seen = self._step_seen, step
         self._pending |= dict.fromkeys(self._lookout.look(trainer, step))
-        if self.triggers.by_steps(step):
+        if self.triggers.by_steps(step, before):
             self._pending["step"] = None
         if run_ends(trainer):
             self._pending["end"] = None

@@ -29,9 +29,9 @@ class SaveTriggers:
             if getattr(self, name) < 0:
                 raise ValueError(f"{name}={getattr(self, name)}; it needs a positive number, or 0 for off.")
 
-    def by_steps(self, step: int) -> bool:
-        """Whether ``step`` is one to save after."""
-        return self.every_n_steps > 0 and step % self.every_n_steps == 0
+    def by_steps(self, step: int, before: int) -> bool:
+        """Whether a multiple was reached after step ``before``, up to ``step``: several optimizers make several steps of one batch."""
+        return self.every_n_steps > 0 and step // self.every_n_steps > before // self.every_n_steps
 
     def by_clock(self, now: float) -> bool:
         """Whether the last save is long enough ago, in seconds of a clock that never goes back."""

@@ -54,11 +54,12 @@ def test_looking_at_the_losses_does_not_add_to_them() -> None:
 
 def test_saves_are_due_by_steps_and_by_the_clock() -> None:
     triggers = SaveTriggers(every_n_steps=50, every_n_minutes=10, last_save=1000.0)
-    assert [step for step in range(1, 201) if triggers.by_steps(step)] == [50, 100, 150, 200]
+    assert [step for step in range(1, 201) if triggers.by_steps(step, step - 1)] == [50, 100, 150, 200]
+    assert [step for step in range(3, 200, 3) if triggers.by_steps(step, step - 3)] == [51, 102, 150], "a multiple is not jumped over"
     assert not triggers.by_clock(1599.9)
     assert triggers.by_clock(1600.0)
     off = SaveTriggers(0, 0)
-    assert not off.by_steps(50)
+    assert not off.by_steps(50, 49)
     assert not off.by_clock(1e9)
 
 
