@@ -26,6 +26,7 @@ from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_
 from musictrain.checkpoints.disk import temporary_name
 from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
 from musictrain.checkpoints.health import LossWatch
+from musictrain.checkpoints.logged_values import LOGGED, LoggedBefore, logged_values
 from musictrain.checkpoints.lookout import Lookout
 from musictrain.checkpoints.resume_check import OPTIMIZERS, check_optimizers, check_resumable, optimizer_facts, stored_optimizers
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
@@ -134,6 +135,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._pending: dict[str, None] = {}
         self._step_seen = self._saved_step = self._validated_step = -1
         self._steps = StepWatch()
+        self._logged = LoggedBefore()
         self._found: Found | None = None
         self._optimizers: list[dict[str, Any]] | None = None
         self._gradients: dict[str, Tensor] = {}
@@ -173,6 +175,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._lookout.begin()
         self.stalls = []
         self._give_back_gradients(pl_module)
+        self._logged.give_back(trainer)
         begin_between_epochs(trainer)
         if self._folder is not None:
             self._place_in_folder(trainer)
@@ -217,6 +220,7 @@ class VersionedCheckpoint(FolderCheckpoint):
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Seed this batch's random numbers; until its end a state may be half a step ahead."""
         self._steps.batch_starts()
+        self._logged.batch_starts(trainer)
         if self.reseed:
             share = (trainer.distributed_sampler_kwargs or {}).get("rank", 0)
             seed_torch(pl_module.device, int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.fit_loop.total_batch_idx, share)
@@ -230,6 +234,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._io is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._steps.batch_starts()
+        self._logged.add_sums(trainer)
         self._losses.add(loss_of(outputs))
         step = trainer.global_step
         if step == self._step_seen:
@@ -263,6 +268,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         """Save what is due."""
         if self._io is None or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        self._logged.add_sums(trainer)
         if self.on_epoch_end and trainer.is_last_batch:
             self._pending["epoch"] = None
         self._lookout.look_alone(trainer)
@@ -290,10 +296,12 @@ class VersionedCheckpoint(FolderCheckpoint):
     def _save(self, trainer: Trainer, reason: str, wait: bool = False) -> None:
         assert self._io is not None
         began = time.perf_counter()
+        # Asked for by every process: some are means over all of them.
+        metrics = metrics_of(trainer, validated=self._validated_step == trainer.global_step)
         path = Path(str(self.dirpath)) / "version.ckpt"
         request = None
         if self._folder is not None:
-            path, request = self._folder.request(self._facts(trainer, reason))
+            path, request = self._folder.request(self._facts(trainer, reason, metrics))
         if writes_directories(trainer.strategy):
             path = self._save_shards(trainer, path, request)
         else:
@@ -319,13 +327,13 @@ class VersionedCheckpoint(FolderCheckpoint):
         trainer.strategy.barrier("sealed")
         return path
 
-    def _facts(self, trainer: Trainer, reason: str) -> Seal:
-        metrics = metrics_of(trainer, validated=self._validated_step == trainer.global_step)
+    def _facts(self, trainer: Trainer, reason: str, metrics: Mapping[str, float]) -> Seal:
         return facts_of(trainer, Path(str(self.dirpath)), reason, metrics, self._losses.spike(), self._circumstances)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the circumstances, which optimizers there are, and the gradients of a half-filled accumulation window."""
         checkpoint[OPTIMIZERS] = optimizer_facts(trainer.optimizers)
+        checkpoint[LOGGED] = logged_values(trainer)
         if self._circumstances:
             checkpoint[CIRCUMSTANCES] = self._circumstances
         if trainer.world_size == 1 and inside_window(trainer):
@@ -340,6 +348,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         kept = checkpoint if "state_dict" in checkpoint else {**checkpoint, "optimizer_states": None}
         self._found = Found(tuple(kept), tuple(states), tuple(mine), checkpoint.get(CIRCUMSTANCES) or {}, position)
         self._gradients = dict(checkpoint.get(GRADIENTS) or {})
+        self._logged.load(checkpoint)
         self._optimizers = stored_optimizers(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
@@ -359,6 +368,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         try:
             if self._worth_saving(trainer, exception):
                 back_to_last_step(trainer)
+                self._logged.take_back(trainer)
                 if self._steps.between_steps(trainer):
                     self._save(trainer, "exception", wait=True)
         except Exception:

@@ -22,7 +22,12 @@ if TYPE_CHECKING:
     from musictrain.checkpoints.comparing import Difference
 
 # When and where it was trained, which two runs never share.
-NOT_COMPARED = ("['musictrain_circumstances']", "['callbacks']['Timer']", "['musictrain_training_sums']['seconds']")
+NOT_COMPARED = (
+    "['musictrain_circumstances']",
+    "['callbacks']['Timer']",
+    "['musictrain_training_sums']['seconds']",
+    "['musictrain_logged']",
+)
 MOST_SHOWN = 3
 CAUSES = """\
 Likely causes, the first first:

@@ -26,7 +26,7 @@ from tests.tiny_runs import QUIET, VOCAB, ForeignNetwork, new_module
 EPOCH = 11
 """Batches in an epoch; divided by nothing that a run counts in."""
 
-CLOCKS = ("['musictrain_training_sums']['seconds']", "['musictrain_circumstances']['commit']")
+CLOCKS = ("['musictrain_training_sums']['seconds']", "['musictrain_circumstances']['commit']", "['musictrain_logged']")
 """What no two runs have in common: how long they took, and what was committed between them."""
 
 
@@ -69,8 +69,9 @@ class PositionKeepingData(lightning.LightningDataModule):
 class Plain(lightning.LightningModule):
     """Somebody's module that knows nothing of musictrain: dropout, running statistics, a schedule."""
 
-    def __init__(self, batch_norm: bool = True) -> None:
+    def __init__(self, batch_norm: bool = True, plateau: dict[str, Any] | None = None) -> None:
         super().__init__()
+        self.plateau = plateau
         torch.manual_seed(3)
         norm = nn.BatchNorm1d(6) if batch_norm else nn.Tanh()
         self.layers = nn.Sequential(nn.Linear(8, 6), norm, nn.Dropout(0.5), nn.Linear(6, 1))
@@ -82,6 +83,9 @@ class Plain(lightning.LightningModule):
     def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
         loss = self._loss(batch)
         self.log("train/loss", loss)
+        self.log("epoch/loss", loss, on_step=False, on_epoch=True)
+        self.log("epoch/highest", loss.detach(), on_step=False, on_epoch=True, reduce_fx="max")
+        self.log("epoch/sum", loss.detach(), on_step=True, on_epoch=True, reduce_fx="sum")
         return loss
 
     def validation_step(self, batch: dict[str, Tensor], batch_idx: int) -> None:
@@ -90,6 +94,9 @@ class Plain(lightning.LightningModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = torch.optim.AdamW(self.parameters(), lr=0.01)
+        if self.plateau is not None:
+            schedule = torch.optim.lr_scheduler.ReduceLROnPlateau(optimizer, factor=0.9, patience=0, threshold=0.5)
+            return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, **self.plateau}}
         schedule = torch.optim.lr_scheduler.StepLR(optimizer, 7, 0.9)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -142,7 +149,7 @@ class RememberingLogger(Logger):
     def __init__(self) -> None:
         super().__init__()
         self.rows: list[Row] = []
-        self.saves: dict[str, tuple[int, int]] = {}
+        self.saves: dict[str, tuple[int, int, bool]] = {}
         self.trainer: Any = None
 
     @property
@@ -161,16 +168,18 @@ class RememberingLogger(Logger):
         self.rows.append(Row(step, self.trainer.global_step, self._batches(), values))
 
     def after_save_checkpoint(self, checkpoint_callback: Any) -> None:
-        self.saves[checkpoint_callback._folder.parent] = len(self.rows), self._batches()
+        epochs = self.trainer.fit_loop.epoch_progress.total
+        self.saves[checkpoint_callback._folder.parent] = len(self.rows), self._batches(), epochs.processed == epochs.ready
 
     def _batches(self) -> int:
         return int(self.trainer.fit_loop.epoch_loop.batch_progress.total.ready)
 
     def rows_after(self, version: str) -> list[Row]:
         """What a run that goes on from a version has still to log."""
-        count, batches = self.saves[version]
-        # The step's own line is written just after the save at its end, and belongs to what came before.
-        return [row for row in self.rows[count:] if row.batches > batches or "train/loss" not in row.values]
+        count, batches, epoch_ends = self.saves[version]
+        # The lines of the step and of the epoch are written just after the save at its end, and belong to what came before.
+        ours = {"train/loss", *(["epoch/loss"] if epoch_ends else [])}
+        return [row for row in self.rows[count:] if row.batches > batches or not ours & set(row.values)]
 
 
 @dataclass

@@ -58,7 +58,7 @@ def check_resume(whole: Run, version: Version, resume: Callable[..., Run]) -> No
 
 def telling(whole: Run) -> list[Version]:
     """The versions at the ends of epochs, and some of the others."""
-    batches = {name: batches for name, (_, batches) in whole.logger.saves.items()}
+    batches = {name: batches for name, (_, batches, _) in whole.logger.saves.items()}
     versions = whole.versions[:-1]
     return [version for position, version in enumerate(versions) if position % 9 == 0 or batches[version.name] % EPOCH == 0]
 
@@ -83,7 +83,7 @@ def test_a_run_resumed_from_any_of_its_versions_ends_in_the_same_bits(module: st
 
 def test_windows_that_a_validation_falls_into_keep_their_gradients(tmp_path: Path) -> None:
     whole = whole_run(tmp_path / "whole", "music", "60 batches in windows of 4")
-    batches = {name: batches for name, (_, batches) in whole.logger.saves.items()}
+    batches = {name: batches for name, (_, batches, _) in whole.logger.saves.items()}
     inside = [version for version in whole.versions if batches[version.name] % EPOCH % 4]
     assert len(inside) >= 8
     everything = {name for name, _ in MODULES["music"]().named_parameters()}
