@@ -186,7 +186,7 @@ class VersionedCheckpoint(FolderCheckpoint):
             if self._folder is not None:
                 self._folder.check_stored(trainer.global_step)
         if self.listens:
-            self._lookout.listen()
+            self._lookout.listen(trainer)
 
     def _place_in_folder(self, trainer: Trainer) -> None:
         assert self._folder is not None

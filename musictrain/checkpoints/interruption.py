@@ -36,9 +36,9 @@ class Signals:
         self.save = False
         self._before: dict[int, Any] = {}
 
-    def install(self) -> None:
-        """Listen; does nothing outside the main thread, where Python has no signals."""
-        self.stop, self.save = 0, False
+    def install(self, stop: int = 0) -> None:
+        """Listen; outside the main thread Python has no signals. ``stop`` is one that somebody else has taken before."""
+        self.stop, self.save = stop, False
         if self._before or threading.current_thread() is not threading.main_thread():
             return
         for name in (*STOPPING, *SAVING):
@@ -48,10 +48,11 @@ class Signals:
             self._before[signum] = signal.signal(signum, self._on_save if name in SAVING else self._on_stop)
 
     def restore(self) -> None:
-        """Put back what listened before."""
+        """Put back what listened before, where nobody has done so: Lightning puts back what listened before itself, first or last."""
         if threading.current_thread() is threading.main_thread():
             for signum, handler in self._before.items():
-                signal.signal(signum, signal.SIG_DFL if handler is None else handler)
+                if signal.getsignal(signum) in (self._on_stop, self._on_save):
+                    signal.signal(signum, signal.SIG_DFL if handler is None else handler)
             self._before = {}
 
     def _on_stop(self, signum: int, frame: FrameType | None) -> None:

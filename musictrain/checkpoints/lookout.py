@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 import time
 from collections.abc import Iterator
-from typing import cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
@@ -36,9 +36,11 @@ class Lookout:
         self.stop, self._rhythm, self._time_limit = 0, Rhythm(), time_limit()
         self.triggers.last_save = time.monotonic()
 
-    def listen(self) -> None:
-        """Take signals until ``end``."""
-        self._signals.install()
+    def listen(self, trainer: Trainer) -> None:
+        """Take signals until ``end``. A SIGTERM from before, while the fit was loading, is obeyed after the first step."""
+        lightnings: Any = trainer._signal_connector
+        self._signals.install(signal.SIGTERM if lightnings.received_sigterm else 0)
+        lightnings.received_sigterm = False
 
     def end(self) -> None:
         """Leave signals to who had them before."""

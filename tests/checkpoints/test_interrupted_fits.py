@@ -15,6 +15,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 
+from musictrain.checkpoints.catalog import list_versions
 from musictrain.checkpoints.interruption import Interrupted
 from tests.checkpoints.exact_runs import MODULES, At, Plain, Run, apart, train
 
@@ -134,10 +135,18 @@ def test_sigusr1_saves_and_goes_on(whole_runs: Any, tmp_path: Path) -> None:
     assert apart(whole_runs["music", "windows"].end, run.end) == []
 
 
-def test_the_handlers_of_before_are_back_after_a_stop(tmp_path: Path) -> None:
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGUSR1])
+def test_the_handlers_of_before_are_back_after_a_fit_whether_it_was_stopped_or_not(signum: int, tmp_path: Path) -> None:
     handlers = [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)]
-    fit(tmp_path, MODULES["plain"](), "steps", At("forward", 3, partial(send, signal.SIGTERM)))
+    run = fit(tmp_path, MODULES["plain"](), "steps", At("forward", 3, partial(send, signum)))
+    assert isinstance(run.error, SystemExit) == (signum == signal.SIGTERM)
     assert [signal.getsignal(signum) for signum in (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)] == handlers
+
+
+def test_a_signal_from_before_the_first_step_is_obeyed_after_it(whole_runs: Any, tmp_path: Path) -> None:
+    at = At("on_train_start", 0, partial(send, signal.SIGTERM))
+    check_stop_and_go(tmp_path, whole_runs["plain", "steps"], "plain", "steps", at)
+    assert [version.step for version in list_versions(tmp_path)] == [0, 1, 60]
 
 
 # Errors
