@@ -6,7 +6,6 @@ second to rename finds the first's store and takes it. What an interrupted build
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
 import logging
@@ -70,8 +69,10 @@ def open_or_build(
             if (root / key).exists():
                 log.warning("%s It is built again.", fault)
         # Whoever published the store meanwhile took the shards away: then it is there to be opened.
-        with contextlib.suppress(FileNotFoundError):
+        try:
             _build(corpus, tokenizer, root, key, workers, progress, pieces_per_shard)
+        except FileNotFoundError:
+            _clear_up(root, key)
     return TokenStore.open(root / key)
 
 
@@ -113,8 +114,14 @@ def _build(corpus: Corpus, tokenizer: Tokenizer, root: Path, key: str, workers: 
         _publish(assembled, root / key)
     finally:
         shutil.rmtree(assembled, ignore_errors=True)
-    for left in (shards, *root.glob(f".{key}.*.new")):
-        shutil.rmtree(left, ignore_errors=True)
+    _clear_up(root, key)
+
+
+def _clear_up(root: Path, key: str) -> None:
+    """Take away what builders of a store that is published have left; who is building it still finds the store instead."""
+    if (root / key).exists():
+        for left in (root / f".{key}.shards", *root.glob(f".{key}.*.new")):
+            shutil.rmtree(left, ignore_errors=True)
 
 
 def _present(path: Path) -> Shard:
