@@ -101,12 +101,32 @@ class Plain(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
 
+class ByHand(Plain):
+    """Two optimizers that it steps itself: two steps in a batch, or one."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+
+    def training_step(self, batch: dict[str, Tensor], batch_idx: int) -> Tensor:
+        for optimizer in self.optimizers()[: 1 + batch_idx % 2]:
+            loss = self._loss(batch)
+            optimizer.zero_grad()
+            self.manual_backward(loss)
+            optimizer.step()
+        self.log("train/loss", loss)
+        return loss
+
+    def configure_optimizers(self) -> Any:
+        return [torch.optim.AdamW(self.layers[:2].parameters(), lr=0.01), torch.optim.SGD(self.layers[2:].parameters(), lr=0.01)]
+
+
 def music() -> lightning.LightningModule:
     """A MusicModule around an LSTM with dropout."""
     return new_module(ForeignNetwork(), schedule=WarmupCosine(warmup_steps=2))
 
 
-MODULES: dict[str, Callable[[], lightning.LightningModule]] = {"music": music, "plain": Plain}
+MODULES: dict[str, Callable[[], lightning.LightningModule]] = {"music": music, "plain": Plain, "by hand": ByHand}
 
 
 class At(Callback):
