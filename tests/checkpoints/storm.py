@@ -181,35 +181,41 @@ def until_done(start: Start, words: Sequence[str], folder: Path, kills: int, pac
     Raises:
         AssertionError: if it ends otherwise than by being done, or hangs.
     """
-    chance, killed, began = random.Random(seed), Counter[str](), time.monotonic()
+    chance, killed, began, start_seconds = random.Random(seed), Counter[str](), time.monotonic(), 1.0
     folder.mkdir(parents=True, exist_ok=True)
     for lives in range(1, kills + 2):
         (folder / "where").write_text(f"{STARTING:<10}")
         life = start(["fit", *words, "--runs", str(folder / "runs"), "--name", "storm", "--ckpt_path", "auto"], folder)
         aim = AIMS[(lives - 1) % len(AIMS)] if lives <= kills else ""
+        moment = chance.random() * {STARTING: start_seconds, STEPPING: pace, VALIDATING: 0.05, SAVING: 0.01}.get(aim, 0.0)
         try:
-            status, place = wait_and_kill(life, aim, folder, chance, pace)
+            status, place, started_after = wait_and_kill(life, aim, folder, moment)
         finally:
             life.sweep()
         if status == 0:
             return Storm(killed, lives, time.monotonic() - began)
         assert status == -signal.SIGKILL, f"exit status {status} while aiming at {aim!r}:\n{(folder / 'log').read_text()[-3000:]}"
         killed[place] += 1
+        start_seconds = started_after or start_seconds
     raise AssertionError(f"it was not done after {kills} kills:\n{(folder / 'log').read_text()[-3000:]}")
 
 
-def wait_and_kill(life: Life, aim: str, folder: Path, chance: random.Random, pace: float) -> tuple[int, str]:
-    """Kill a fit a moment after it does what is aimed at, at nothing if that is empty; gives back its exit status and where it was hit."""
-    deadline, place = time.monotonic() + LONGEST_SECONDS, ""
-    moment = chance.random() * {STARTING: 3 * pace, STEPPING: pace, VALIDATING: 0.05, SAVING: 0.01}.get(aim, 0.0)
-    while time.monotonic() < deadline:
+def wait_and_kill(life: Life, aim: str, folder: Path, moment: float) -> tuple[int, str, float]:
+    """Kill a fit so many seconds after it does what is aimed at, never if that is empty.
+
+    Gives back its exit status, what it was doing when it was hit, and after how many seconds it was seen to train, 0 if it was not.
+    """
+    began, place, started_after = time.monotonic(), "", 0.0
+    while time.monotonic() < began + LONGEST_SECONDS:
+        if not started_after and whereabouts(folder) != STARTING:
+            started_after = time.monotonic() - began
         if aim and not place and hit(aim, folder):
             time.sleep(moment)
             place = whereabouts(folder)
             if place != ENDING:
                 life.kill()
         if (status := life.ended(0.1 if place or not aim else 0.001)) is not None:
-            return status, place
+            return status, place, started_after
     raise AssertionError(f"the fit has not ended in {LONGEST_SECONDS:g} seconds:\n{(folder / 'log').read_text()[-3000:]}")
 
 
