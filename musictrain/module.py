@@ -28,6 +28,7 @@ from musictrain.contract import (
 )
 from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
 from musictrain.optim import AdamW, Schedule, WarmupCosine, describe_groups, parameter_groups
+from musictrain.optim.gradients import gradient_norm, gradients_of
 from musictrain.running_sums import LikelihoodSums, TrainingSums, widest_dtype
 
 log = logging.getLogger(__name__)
@@ -178,9 +179,12 @@ class MusicModule(lightning.LightningModule):
         if not every or (self.global_step + 1) % every:
             return
         values: dict[str, Any] = {**self._training_sums.flush(self._sum_over_ranks, self._shard[1])}
-        values |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": _gradient_norm(optimizer)}
+        values |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": self._gradient_norm(optimizer)}
         self.log("train/loss", self._widest(values.pop("loss")), prog_bar=True)
         self.log_dict({f"train/{name}": self._widest(value) for name, value in values.items()})
+
+    def _gradient_norm(self, optimizer: Optimizer) -> Tensor:
+        return gradient_norm(gradients_of(each for group in optimizer.param_groups for each in group["params"]))
 
     def on_validation_epoch_start(self) -> None:
         self._likelihood = LikelihoodSums(self.device)
@@ -228,13 +232,6 @@ class MusicModule(lightning.LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if SUMS_KEY in checkpoint:
             self._training_sums.load_state_dict(checkpoint[SUMS_KEY])
-
-
-def _gradient_norm(optimizer: Optimizer) -> Tensor:
-    """L2 norm of all gradients; of sharded ones, the norm of the whole."""
-    gradients = [p.grad for group in optimizer.param_groups for p in group["params"] if p.grad is not None]
-    norm = torch.nn.utils.get_total_norm(gradients)
-    return getattr(norm, "full_tensor", lambda: norm)()
 
 
 class SharedFactory:

@@ -86,6 +86,20 @@ class Decoder(nn.Module):
         if self.head is not None:
             nn.init.normal_(self.head.weight, std=0.02)
 
+    def tensor_parallel_plan(self, size: int) -> dict[str, str]:
+        """Which layers ``size`` devices split: whole heads, channels of the feed-forward layer, tokens of an untied head's vocabulary if
+        it divides.
+
+        Raises:
+            ValueError: if the heads cannot be dealt out evenly.
+        """
+        if self.num_heads % size:
+            raise ValueError(f"The Decoder's {self.num_heads} heads cannot be dealt out to {size} devices: choose a multiple of {size}.")
+        colwise = ("attention.query", "attention.key", "attention.value", "feed_forward.gate", "feed_forward.up")
+        plan = {f"blocks.*.{layer}": "colwise" for layer in colwise}
+        plan |= {f"blocks.*.{layer}": "rowwise" for layer in ("attention.output", "feed_forward.down")}
+        return plan if self.head is None or self.vocab_size % size else {**plan, "head": "colwise_gathered"}
+
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:
         """Logits (batch, time, vocab) of the token after each of ``tokens`` (batch, time).
 
