@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 import yaml
+from jsonargparse.typing import PositiveFloat
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -18,6 +19,7 @@ from musictrain.cli.parse_errors import condense, parameters_of
 from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import check_same_parts
 from musictrain.cli.run_defaults import default_callbacks, loggers_of, measuring_options, run_name
+from musictrain.cli.spread_trainer import SpreadTrainer, settle_device
 from musictrain.runs import RunFolder
 from musictrain.runs.train_log import TrainLog
 
@@ -72,11 +74,13 @@ class MusicCLI(LightningCLI):
         self._train_log, self._folder = train_log, folder
         self._given_vocab_size: Any = UNSET
         self._fault = ""
+        self.reasons: list[str] = []
         self.run_logger: RunLogger | None = None
         super().__init__(
             LightningModule,
             LightningDataModule,
             save_config_callback=None,
+            trainer_class=SpreadTrainer,
             trainer_defaults={"use_distributed_sampler": False},
             seed_everything_default=DEFAULT_SEED,
             parser_class=MusicParser,
@@ -95,6 +99,7 @@ class MusicCLI(LightningCLI):
         """Where runs are kept, what this one is called, and the size of the vocabulary from the data's tokenizer."""
         parser.add_argument("--runs", type=str, default=str(default_runs_dir()), help="Folder in which run folders are kept.")
         parser.add_argument("--name", type=str | None, default=None, help="What the run's folder is named after.")
+        add_device_arguments(parser)
         parser.set_defaults({"model": "musictrain.MusicModule", "data": "musictrain.MusicDataModule"})
         parser.link_arguments("data", VOCAB_SIZE, compute_fn=self._vocab_size, apply_on="instantiate")
 
@@ -156,8 +161,9 @@ class MusicCLI(LightningCLI):
             # Not raised where it is found: jsonargparse would print the whole data module with it, and so read the corpus.
             raise UsageError(self._fault)
         settings = self._get(self.config_init, "trainer", default={})
+        options, self.reasons = settle_device(self.settings, settings, self.model, self.datamodule)
         if self._command != "fit":
-            return super().instantiate_trainer(**measuring_options(settings), **kwargs)
+            return super().instantiate_trainer(**{**measuring_options(settings), **options, **kwargs})
         config = self.resolved_config()
         if self._folder is None and self.settings.get("ckpt_path") in WHICH:
             self._go_on(config)
@@ -167,7 +173,8 @@ class MusicCLI(LightningCLI):
         recorder = RunRecorder(config=config, train_log=self._train_log)
         return super().instantiate_trainer(
             logger=loggers_of(self.run_logger, settings.get("logger")),
-            callbacks=[*self._further_callbacks, *default_callbacks(settings.get("callbacks"), settings, recorder)],
+            callbacks=[*self._further_callbacks, *default_callbacks(settings.get("callbacks"), settings, recorder, self.reasons)],
+            **options,
             **kwargs,
         )
 
@@ -187,6 +194,22 @@ class MusicCLI(LightningCLI):
         if isinstance(network, dict) and "vocab_size" in parameters_of(network["class_path"]) and size is not None:
             network["init_args"] = {"vocab_size": size, **network.get("init_args", {})}
         return yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def add_device_arguments(parser: LightningArgumentParser) -> None:
+    """What Lightning's Trainer has no key for."""
+    parser.add_argument(
+        "--matmul_precision",
+        type=Literal["auto", "highest", "high", "medium"],
+        default="auto",
+        help="How products of 32-bit matrices are computed; auto takes a faster way only where it is as exact.",
+    )
+    parser.add_argument(
+        "--timeout_minutes",
+        type=PositiveFloat,
+        default=10.0,
+        help="With several processes: how long one waits for another that does not answer before all end with an error.",
+    )
 
 
 def given(path: Sequence[str], arguments: Sequence[str]) -> bool:

@@ -36,18 +36,19 @@ def loggers_of(run_logger: RunLogger, others: Any) -> list[Logger]:
     return [run_logger, *(others if isinstance(others, list | tuple) else [others])]
 
 
-def default_callbacks(given: Any, settings: Any, recorder: RunRecorder) -> list[Callback]:
+def default_callbacks(given: Any, settings: Any, recorder: RunRecorder, reasons: Sequence[str] = ()) -> list[Callback]:
     """The user's callbacks with the defaults added; a default gives way to a callback of its kind that is there already.
 
     Args:
         given: what the configuration holds as ``trainer.callbacks``, instantiated.
         settings: of the trainer.
         recorder: the one that knows the configuration.
+        reasons: why the run is spread over devices as it is, to be announced.
     """
     mine = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
     defaults: list[tuple[type[Callback], list[Callback]]] = [
         (RunRecorder, [recorder]),
-        (Announcement, [Announcement()]),
+        (Announcement, [Announcement(reasons)]),
         (WriteSamples, [WriteSamples()]),
     ]
     if settings.get("enable_model_summary") is not False:
@@ -80,10 +81,17 @@ def measuring_options(settings: Any) -> dict[str, Any]:
 
 
 class Announcement(Callback):
-    """Says before the first step what is trained on what, and where it is written down."""
+    """Says before the first step what is trained on what, how, and where it is written down.
+
+    Args:
+        reasons: lines of why it is trained like this.
+    """
+
+    def __init__(self, reasons: Sequence[str] = ()) -> None:
+        self.reasons = list(reasons)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Three lines."""
+        """Some lines."""
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -94,4 +102,8 @@ class Announcement(Callback):
         if rejected := getattr(getattr(trainer.datamodule, "corpus", None), "rejected", ()):  # type: ignore[attr-defined]
             print(f"         {len(rejected):,} files could not be used; data_report.md names them and says why")
         size = sum(parameter.numel() for parameter in pl_module.parameters())
-        print(f"network  {type(getattr(pl_module, 'network', pl_module)).__name__}, {size:,} parameters", flush=True)
+        print(f"network  {type(getattr(pl_module, 'network', pl_module)).__name__}, {size:,} parameters")
+        for reason in self.reasons:
+            what, _, rest = reason.partition(" ")
+            print(f"{what:<8} {rest}")
+        print(end="", flush=True)
