@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 from lightning.pytorch import LightningDataModule
 
+from musictrain.data.accumulation import rule_of
 from musictrain.data.batches import BatchPlan, rows_of_rank
 from musictrain.data.corpora import Corpus, cache_root, load_corpus
 from musictrain.data.evaluation_batches import EvaluationPlan
@@ -28,9 +29,11 @@ class ResumeError(ValueError):
 class MusicDataModule(LightningDataModule):
     """A named corpus or a folder of scores as batches of token windows.
 
-    Batch k is a pure function of (seed, k): neither the number of workers, nor gradient accumulation, nor the number of ranks changes
-    which music it holds. Training goes through the batches in order and never repeats one; the checkpoint keeps how many were trained on,
-    and a resumed run goes on with the next, in mid-epoch too. See ``NumberedBatches`` for what a batch holds.
+    Batch k is a pure function of (seed, k): neither the number of workers nor the number of ranks changes which music it holds. Every row
+    is a function of (seed, number of the row) alone: with accumulation A, the batches of a step hold the very rows, in the same order and
+    key, of one batch of A times ``batch_size``. So that no step is cut short, an epoch is a whole number of steps: as many as cover the
+    corpus once. Training goes through the batches in order and never repeats one; the checkpoint keeps how many were trained on, and a
+    resumed run goes on with the next, in mid-epoch too, with another ``batch_size`` too. See ``NumberedBatches`` for what a batch holds.
 
     Args:
         corpus: ``chorales``, ``ryans``, ``oneills``, ``airds``, a folder of scores, or a JSON file of four-part frames.
@@ -90,6 +93,7 @@ class MusicDataModule(LightningDataModule):
         self._store: TokenStore | None = None
         self._offset = 0
         self._resume_at: int | None = None
+        self._batch_size_before: int | None = None
 
     def _check(self) -> None:
         step = self.tokenizer.tokens_per_step
@@ -120,6 +124,11 @@ class MusicDataModule(LightningDataModule):
     def vocab_size(self) -> int:
         """Tokens of the vocabulary."""
         return self.tokenizer.vocab_size
+
+    @property
+    def tokens_per_batch(self) -> int:
+        """Targets of a training batch over all ranks, padding included."""
+        return self.window * self.batch_size
 
     @property
     def corpus(self) -> Corpus:
@@ -153,7 +162,7 @@ class MusicDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Open the tokens, and refuse what cannot be trained on before anything is computed."""
         if stage == "fit":
-            self._offset, self._resume_at = 0, None
+            self._offset, self._resume_at, self._batch_size_before = 0, None, None
             _, world_size = self._rank_and_world()
             rows_of_rank(self.batch_size, 0, world_size)
             self.train_plan()
@@ -161,8 +170,15 @@ class MusicDataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Training batches, from where training stands; an epoch of them covers the corpus once."""
         rank, world_size = self._rank_and_world()
-        plan = self.train_plan()
-        return batch_loader(plan, first=self._first_number, rank=rank, world_size=world_size, num_workers=self.num_workers)
+        self._count_in_own_batches()
+        return batch_loader(
+            self.train_plan(),
+            first=self._first_number,
+            rank=rank,
+            world_size=world_size,
+            num_workers=self.num_workers,
+            multiple=rule_of(self.trainer).common_multiple if self.trainer is not None else 1,
+        )
 
     def val_dataloader(self) -> BatchLoader:
         """Every validation piece whole, in its own key."""
@@ -224,6 +240,17 @@ class MusicDataModule(LightningDataModule):
         total: Any = self.trainer.fit_loop.epoch_loop.batch_progress.total
         return int(total.processed)
 
+    def _count_in_own_batches(self) -> None:
+        # Lightning ends windows and epochs by its own count, which a checkpoint of other batches has set to theirs.
+        before, self._batch_size_before = self._batch_size_before, None
+        if before is None or before == self.batch_size or self.trainer is None:
+            return
+        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        for counts in (progress.total, progress.current):
+            more = counts.processed * before // self.batch_size - counts.processed
+            for name in ("ready", "started", "processed", "completed"):
+                setattr(counts, name, getattr(counts, name) + more)
+
     def _first_number(self) -> int:
         self._offset, self._resume_at = self.position - self._trained(), None
         return self.position
@@ -247,10 +274,24 @@ class MusicDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
         self._compare("corpus", state_dict["corpus"], self.corpus.name, self.corpus.fingerprint)
-        self._resume_at = int(state_dict["position"])
-        now, then = self._batch_settings(), state_dict["batches"]
+        now, then = self._batch_settings(), dict(state_dict["batches"])
+        own = now.pop("batch_size")
+        self._go_on_after(int(state_dict["position"]), then.get("batch_size", own))
         if changed := [f"{name}={now[name]} (was {then.get(name)})" for name in now if then.get(name) != now[name]]:
             log.warning("Resumed with %s: the batches from here on are not those of the uninterrupted run.", ", ".join(changed))
+
+    def _go_on_after(self, position: int, batch_size: int) -> None:
+        """Go on with the row that follows ``position`` batches of ``batch_size`` rows."""
+        rows, self._batch_size_before = position * batch_size, batch_size
+        self._resume_at, again = divmod(rows, self.batch_size)
+        changed = f"Resumed with batch_size={self.batch_size} (was {batch_size})"
+        if again:
+            log.warning(
+                "%s: %d rows were trained on, no whole number of these batches, and the last %d of them come again. "
+                "A batch_size that divides %d goes on without repeating any.", changed, rows, again, rows,
+            )  # fmt: skip
+        elif batch_size != self.batch_size:
+            log.info("%s: the rows go on without a gap, and steps see what they saw if accumulation changed inversely.", changed)
 
     def _compare(self, what: str, saved: dict[str, str], name: str, fingerprint: str) -> None:
         if saved["fingerprint"] != fingerprint:

@@ -6,6 +6,7 @@ import json
 import logging
 import multiprocessing
 import os
+import re
 import socket
 import warnings
 from pathlib import Path
@@ -179,6 +180,52 @@ def test_an_epoch_is_one_pass_over_the_corpus(make: Any) -> None:
     assert module.numbers == list(range(2 * EPOCH))
     assert len(datamodule.train_dataloader()) == EPOCH == datamodule.train_plan().num_batches
     assert datamodule.position == 2 * EPOCH
+
+
+# Accumulation and other batch sizes
+
+
+@pytest.mark.parametrize(("batch_size", "accumulation"), [(12, 1), (6, 2), (3, 4), (1, 12)])
+def test_an_epoch_is_as_many_rows_however_a_step_is_divided(make: Any, batch_size: int, accumulation: int) -> None:
+    whole = make(batch_size=12).train_plan()
+    module = fit(make(batch_size=batch_size), max_epochs=2, accumulate_grad_batches=accumulation)
+    assert len(module.numbers) * batch_size == 2 * whole.num_batches * 12
+    assert whole.num_batches * 12 > whole.windows.num_windows
+
+
+def test_no_step_is_cut_short_by_an_epochs_end(make: Any) -> None:
+    ends: list[int] = []
+    step_ends = pl.Callback()
+    step_ends.on_before_zero_grad = lambda trainer, *_: ends.append(trainer.fit_loop.total_batch_idx)  # type: ignore[method-assign]
+    fit(make(), step_ends, max_epochs=3, accumulate_grad_batches=3)
+    assert EPOCH % 3
+    assert ends == list(range(0, 3 * 9, 3))
+
+
+RESIZED = {"larger": (3, 4, 6, 2), "smaller": (6, 2, 3, 4), "not accumulated": (6, 2, 12, 1)}
+
+
+@pytest.mark.parametrize("save", ["mid_epoch", "end_of_an_epoch"])
+@pytest.mark.parametrize("case", RESIZED)
+def test_a_run_resumed_with_other_batches_makes_the_same_steps(make: Any, tmp_path: Path, case: str, save: str) -> None:
+    before, accumulated_before, after, accumulated_after = RESIZED[case]
+    hook, step = {"mid_epoch": ("on_train_batch_end", 5), "end_of_an_epoch": ("on_train_epoch_end", 3)}[save]
+    whole = fit(make(batch_size=12), max_epochs=4)
+    fit(make(batch_size=before), SaveAt(hook, step, tmp_path / "at.ckpt"), max_epochs=4, accumulate_grad_batches=accumulated_before)
+    datamodule = make(batch_size=after)
+    resumed = fit(datamodule, ckpt_path=tmp_path / "at.ckpt", max_epochs=4, accumulate_grad_batches=accumulated_after)
+    rows = torch.load(tmp_path / "at.ckpt")["MusicDataModule"]["position"] * before
+    assert rows % 12 == 0
+    assert resumed.numbers == list(range(rows // after, len(whole.numbers) * 12 // after))
+    assert datamodule.position * after == len(whole.numbers) * 12
+    assert torch.allclose(resumed.logits.weight, whole.logits.weight, atol=1e-5)
+
+
+def test_rows_that_would_come_again_are_said(make: Any, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit(make(), SaveAt("on_train_batch_end", 2, tmp_path / "at.ckpt"), max_steps=2)
+    assert fit(make(batch_size=6), ckpt_path=tmp_path / "at.ckpt", max_steps=3).numbers == [1]
+    expected = r"Resumed with batch_size=6 \(was 5\): 10 rows were trained on, no whole number .* the last 4 of them come again"
+    assert re.search(expected, caplog.text)
 
 
 def test_a_new_run_begins_at_the_beginning(make: Any) -> None:

@@ -52,7 +52,8 @@ class BatchPlan:
 
     Window number n of the whole training is window ``n % num_windows`` of a permutation drawn for epoch ``n // num_windows``, and batch k
     holds the numbers from ``k * batch_size``. So an epoch leaves out and repeats nothing, whatever the batch size, and a corpus of fewer
-    windows than a batch has rows can be trained on too.
+    windows than a batch has rows can be trained on too. Nor does anything else of a row depend on the batch size: batches ``A * k`` to
+    ``A * k + A - 1`` together are batch k of a plan of ``A`` times as many rows.
 
     Args:
         windows: how pieces are cut, see ``PackedWindows`` and ``PieceWindows``.
@@ -68,6 +69,7 @@ class BatchPlan:
     pad_id: int
     transposer: Transposer | None = None
     _permutations: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
+    _chances: dict[int, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -125,11 +127,11 @@ class BatchPlan:
         """Batch ``number``, from 0: see ``NumberedBatches``."""
         mine = rows_of_rank(self.batch_size, rank, world_size)
         tokens = np.full((len(mine), self.windows.window + 1), self.pad_id, np.int64)
-        rows = [self._fill(number * self.batch_size + row, out) for row, out in zip(mine, tokens, strict=True)]
+        numbers = [number * self.batch_size + row for row in mine]
+        rows = [self._fill(window, out) for window, out in zip(numbers, tokens, strict=True)]
         semitones = np.zeros(len(mine), np.int64)
         if self.transposer is not None:
-            # Drawn for the whole batch, then dealt out: a row's shift must not depend on how many ranks there are.
-            chance = uniforms(self.batch_size, Purpose.TRANSPOSITION, self.seed, number)[mine.start :: mine.step]
+            chance = np.array([self._chance(window) for window in numbers])
             drawn = self.transposer.draw(self.transposer.allowed(tokens), chance)
             tokens, semitones = self.transposer.apply(tokens, drawn), self.transposer.semitones(drawn)
         return as_tensors(number, tokens, rows, semitones)
@@ -140,6 +142,14 @@ class BatchPlan:
 
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         return permutation(self.windows.num_windows, Purpose.WINDOWS, self.seed, epoch)
+
+    def _chance(self, window: int) -> float:
+        # Of the window's number alone: a row's shift depends neither on the batch it is dealt into nor on the number of ranks.
+        epoch, index = divmod(window, self.windows.num_windows)
+        return float(recall(self._chances, epoch, self._draw_chances)[index])
+
+    def _draw_chances(self, epoch: int) -> NDArray[np.float64]:
+        return uniforms(self.windows.num_windows, Purpose.TRANSPOSITION, self.seed, epoch)
 
 
 def known_tokens(store: TokenStore, pieces: NDArray[np.int64], vocab_size: int) -> NDArray[np.bool_]:

@@ -75,6 +75,7 @@ def batch_loader(
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
+    multiple: int = 1,
 ) -> BatchLoader:
     """A loader of whole batches.
 
@@ -84,6 +85,8 @@ def batch_loader(
         rank: whose rows.
         world_size: ranks the rows are dealt out to.
         num_workers: processes that prepare batches ahead; they live as long as the loader.
+        multiple: an epoch's number of batches is rounded up to a multiple of this one. Lightning makes a step of what is left at an
+            epoch's end, and that would be a smaller step than the others; of a plan without end an epoch may as well be longer.
 
     Raises:
         ValueError: if the rows of a batch cannot be dealt out evenly.
@@ -91,7 +94,7 @@ def batch_loader(
     return BatchLoader(
         RankBatches(plan, rank, world_size),
         batch_size=None,
-        sampler=BatchNumbers(plan.num_batches, first),
+        sampler=BatchNumbers(-(-plan.num_batches // multiple) * multiple, first),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),

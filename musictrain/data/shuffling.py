@@ -18,11 +18,11 @@ class Purpose(IntEnum):
     PIECES = 1
     WINDOWS = 2
     PHASES = 3
-    TRANSPOSITION = 4
+    TRANSPOSITION = 5  # 4 was drawn by the batch
 
 
 def random_words(count: int, purpose: Purpose, seed: int, number: int) -> NDArray[np.uint64]:
-    """``count`` random 64-bit words that depend on (purpose, seed, number) alone; ``number`` is an epoch or a batch number."""
+    """``count`` random 64-bit words that depend on (purpose, seed, number) alone; ``number`` is that of an epoch."""
     return np.random.Philox(np.random.SeedSequence((int(purpose), seed, number))).random_raw(count)
 
 

@@ -121,10 +121,27 @@ def test_piece_and_start_say_where_a_row_begins(packing: bool) -> None:
         assert not (batch["start"] % STEP).any()
 
 
-def test_batch_size_does_not_change_the_order_of_the_rows(packing: bool) -> None:
-    one = torch.cat([b["tokens"] for b in batches(plan_of(STORE, packing=packing, batch_size=1), 60)])
-    five = torch.cat([b["tokens"] for b in batches(plan_of(STORE, packing=packing, batch_size=5), 12)])
-    assert torch.equal(one, five)
+@pytest.mark.parametrize("size", [1, 5, 15])
+def test_batch_size_changes_neither_the_order_of_the_rows_nor_their_key(packing: bool, size: int) -> None:
+    options: dict[str, Any] = {"window": 16, "packing": packing, "transpose": (-5, 6)}
+    whole = batches(BatchPlan.of(GRID_STORE, GRID, batch_size=30, **options), 4)
+    parts = batches(BatchPlan.of(GRID_STORE, GRID, batch_size=size, **options), 4 * 30 // size)
+    for key in whole[0].keys() - {"number"}:
+        assert torch.equal(torch.cat([b[key] for b in parts]), torch.cat([b[key] for b in whole])), key
+
+
+@pytest.mark.parametrize("world_size", [2, 4])
+@pytest.mark.parametrize("accumulation", [1, 4])
+def test_ranks_and_accumulated_batches_together_hold_one_large_batch(packing: bool, world_size: int, accumulation: int) -> None:
+    options: dict[str, Any] = {"window": 16, "packing": packing, "transpose": (-5, 6)}
+    whole = BatchPlan.of(GRID_STORE, GRID, batch_size=16, **options)
+    parts = BatchPlan.of(GRID_STORE, GRID, batch_size=16 // accumulation, **options)
+    for k in (0, 1, 7):
+        numbers = range(k * accumulation, (k + 1) * accumulation)
+        dealt = [[parts.batch(number, rank, world_size) for rank in range(world_size)] for number in numbers]
+        for key in ("tokens", "transpose"):
+            rows = [torch.stack([part[key] for part in ranks], dim=1).flatten(0, 1) for ranks in dealt]
+            assert torch.equal(torch.cat(rows), whole.batch(k)[key])
 
 
 @pytest.mark.parametrize("world_size", [2, 3, 6])
