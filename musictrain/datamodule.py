@@ -245,7 +245,7 @@ class MusicDataModule(LightningDataModule):
         before, self._batch_size_before = self._batch_size_before, None
         if before is None or before == self.batch_size or self.trainer is None:
             return
-        progress = self.trainer.fit_loop.epoch_loop.batch_progress
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
         for counts in (progress.total, progress.current):
             more = counts.processed * before // self.batch_size - counts.processed
             for name in ("ready", "started", "processed", "completed"):
