@@ -13,6 +13,7 @@ FLOORS = {
     **dict.fromkeys(
         ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
     ),
+    **dict.fromkeys(("speed", "compiling"), 1),
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints"), 2),
     "callbacks": 3,
     **dict.fromkeys(("cli", "search", "stages", "dashboard"), 4),
@@ -33,7 +34,7 @@ SIDEWAYS = {
 }
 ONLY = {
     # Rooms that may use less than their floor offers.
-    "callbacks": {"notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed"},
+    "callbacks": {"notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"},
     "dashboard": {"notes", "suggestions", "runs"},
 }
 ALLOWED: set[tuple[str, str]] = set()  # (file under musictrain/, imported module): an exception and, beside it, its reason
