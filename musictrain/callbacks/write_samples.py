@@ -175,7 +175,7 @@ def best_network(trainer: Trainer, network: nn.Module) -> nn.Module:
     """A copy of the network with the weights of the best checkpoint; the network itself where there is no checkpoint that fits."""
     watching = [callback for callback in trainer.checkpoint_callbacks if getattr(callback, "monitor", None) is not None]
     path = Path(getattr(watching[0], "best_model_path", "")) if watching else Path()
-    if not path.is_file():
+    if not path.name or not path.exists():
         return network
     state = load(path)["state_dict"]
     weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}

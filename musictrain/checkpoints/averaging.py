@@ -66,7 +66,7 @@ def select(
         asked = [f"lie in the range of {name} asked for" for name, bounds in (("steps", steps), ("numbers", numbers)) if bounds]
         asked += [f"have a value of {metric}"] if best is not None else []
         raise ValueError(
-            f"Of {len(there)} versions {len(fit)} can be averaged: healthy ones with full weights in one file"
+            f"Of {len(there)} versions {len(fit)} can be averaged: healthy ones with full weights"
             + (f". Of these, {len(found)} {' and '.join(asked)}" if asked else "")
             + f"; {wanted} are needed."
         )
@@ -88,7 +88,7 @@ def _check_question(last: int | None, best: int | None, mode: str, steps: Range 
 
 
 def _fit(version: Version) -> bool:
-    return version.seal is not None and version.good and not version.thin and version.seal.kind in ("full", "weights")
+    return version.seal is not None and version.good and not version.thin and version.seal.kind in ("full", "sharded", "weights")
 
 
 def _within(value: int, bounds: Range | None) -> bool:
@@ -222,7 +222,7 @@ def newest_seal(paths: Iterable[str | Path]) -> Seal:
     found = []
     for path in paths:
         try:
-            found.append(read_seal(path))
+            found.append(read_seal(path).of_one_file())
         except (SealError, OSError):
             continue
     return max(found, key=lambda seal: (seal.step, seal.number), default=Seal("", 0))

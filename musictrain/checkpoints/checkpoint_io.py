@@ -35,6 +35,8 @@ log = logging.getLogger(__name__)
 
 NO_ROOM = {errno.ENOSPC, errno.EDQUOT}
 REQUEST = "musictrain_request"
+# What lies in shards; everything else of a sharded version is in its ``meta.pt``.
+SHARDED = ("state_dict", "optimizer_states", "current_model_state")
 
 
 @dataclass
@@ -209,6 +211,19 @@ class CompressedCheckpointIO(CheckpointIO):
         if self.before_use is not None:
             self.before_use(path, tree)
         return tree
+
+    def load_metadata(self, path: str | Path) -> dict[str, Any]:
+        """What a sharded version holds beside weights and optimizer states, verified; for a strategy that reads those by itself.
+
+        Raises:
+            FileNotFoundError: if there is none.
+            BrokenCheckpointError: if it is damaged or holds more than tensors and plain values.
+        """
+        self.wait()
+        tree = load(path, map_location="meta")
+        if self.before_use is not None:
+            self.before_use(path, tree)
+        return {key: value for key, value in tree.items() if key not in SHARDED}
 
     def _load(self, path: str | Path, map_location: Any) -> dict[str, Any]:
         filesystem, place = place_of(path)

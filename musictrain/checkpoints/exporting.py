@@ -33,8 +33,10 @@ def export(path: str | Path, target: str | Path, *, weights_only: bool = False, 
     ``load_from_checkpoint`` read it without musictrain. ``.safetensors`` holds the weights under their names in ``state_dict``, each in
     full where several are tied, and ``step``, ``epoch``, ``run`` and ``version`` as metadata.
 
+    A sharded version is put together by this: what is written is what one process would have saved.
+
     Args:
-        path: of a version or any Lightning checkpoint; verified first.
+        path: of a version or any Lightning checkpoint, a file or a directory of shards; verified first.
         target: ends in ``.ckpt`` or ``.safetensors``; its folder exists.
         weights_only: leaves out optimizer, loops and callbacks; safetensors always do.
         dtype: ``bf16`` or ``fp16`` to convert the floating-point weights, which means weights only.
@@ -76,7 +78,7 @@ def _check_target(target: Path, dtype: str | None, replace: bool) -> None:
 
 def _facts(path: Path, tree: Mapping[str, Any]) -> Seal:
     try:
-        return read_seal(path)
+        return read_seal(path).of_one_file()
     except SealError:
         return Seal("", 0, step=int(tree.get("global_step", 0)), epoch=int(tree.get("epoch", 0)))
 
@@ -113,7 +115,7 @@ def thin_version(version: Version) -> Path:
     If this is interrupted, both files are there and the catalogue lists the version as it was; thinning it again finishes the work.
 
     Raises:
-        ValueError: if it cannot be read, is no full version, is sharded, or has weights that are too large.
+        ValueError: if it cannot be read, holds no more than weights, or has weights that are too large.
         BrokenCheckpointError: if it is damaged, or what was stored is not what was meant; the version then stays alone.
         OSError: whatever the disk says; the version stays.
     """
@@ -122,7 +124,7 @@ def thin_version(version: Version) -> Path:
     small = thin(read_tree(version.path))
     path = version_path(version.path.parent, version.number, version.step, "thin", *version.tags)
     # A file of that name is what an interrupted thinning left.
-    store(small, path, replaced(version.seal, kind="weights"), packing="all", replace=True)
+    store(small, path, replaced(version.seal.of_one_file(), kind="weights"), packing="all", replace=True)
     try:
         if fault := first_difference(small, load(path)):
             raise BrokenCheckpointError(path, f"{fault.key} was not stored as it was meant: {fault.what}")

@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.model_helpers import is_overridden
 
+from musictrain.checkpoints.consolidating import FRESH, OPTIMIZERS
 from musictrain.checkpoints.seal import Seal, SealError, read_seal
 
-OPTIMIZERS = "musictrain_optimizers"
 log = logging.getLogger(__name__)
 
 
 class ResumeMismatchError(ValueError):
     """A version of another model, optimizer, tokenizer or corpus than the run has; the message names both."""
+
+
+def check_fits(path: str | Path, tree: Mapping[str, Any], trainer: Trainer, fingerprints: Mapping[str, str]) -> None:
+    """``check_resumable`` for a trainer, and ``check_optimizers`` where its strategy has made them before it loads."""
+    check_resumable(path, tree, trainer.lightning_module, fingerprints)
+    if trainer.strategy.restore_checkpoint_after_setup:
+        check_optimizers(Path(path).name, stored_optimizers(tree), trainer.optimizers)
 
 
 def check_resumable(path: str | Path, tree: Mapping[str, Any], module: LightningModule, fingerprints: Mapping[str, str]) -> None:
@@ -86,9 +93,24 @@ def weight_faults(stored: Mapping[str, Any], here: Mapping[str, Any]) -> list[st
     return [*shapes, *only_there, *(f"{name} is only here" for name in here if name not in stored)]
 
 
-def optimizer_facts(optimizers: Iterable[Any]) -> list[dict[str, Any]]:
-    """What a checkpoint is to tell of its optimizers, as plain values: their class, and how many weights each of their groups has."""
-    return [{"class": type(each).__qualname__, "groups": [len(group["params"]) for group in each.param_groups]} for each in optimizers]
+def optimizer_facts(optimizers: Iterable[Any], fresh: Sequence[bool] = ()) -> list[dict[str, Any]]:
+    """What a checkpoint is to tell of its optimizers, as plain values: their class, and how many weights each of their groups has.
+
+    Args:
+        optimizers: of the trainer.
+        fresh: which of them have made no step; sharded versions hold states of those too, made up by torch.
+    """
+    facts: list[dict[str, Any]] = [
+        {"class": type(each).__qualname__, "groups": [len(group["params"]) for group in each.param_groups]} for each in optimizers
+    ]
+    for fact, new in zip(facts, fresh, strict=False):
+        fact.update({FRESH: True} if new else {})
+    return facts
+
+
+def fresh_ones(tree: Mapping[str, Any]) -> list[bool]:
+    """Which optimizers of a checkpoint had made no step."""
+    return [bool(each.get(FRESH)) for each in tree.get(OPTIMIZERS) or []]
 
 
 def stored_optimizers(tree: Mapping[str, Any]) -> list[dict[str, Any]] | None:

@@ -194,7 +194,7 @@ def _first_of_each(stretches: Iterable[tuple[Version, float]]) -> list[Version]:
 
 
 def _to_thin(version: Version, reasons: list[_Reason], newest: Version, retention: Retention) -> bool:
-    if version.thin or version.seal is None or version.seal.kind != "full" or not retention.thin_after:
+    if version.thin or version.seal is None or not version.resumable or not retention.thin_after:
         return False
     # Age in numbers given, not in versions still there: it never shrinks because others were removed.
     is_old = newest.number - version.number > retention.thin_after

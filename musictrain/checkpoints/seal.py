@@ -18,7 +18,7 @@ import stat
 import struct
 import zlib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -102,6 +102,10 @@ class Seal:
     def resumable(self) -> bool:
         """Whether training can go on from it: it holds more than weights."""
         return self.kind in ("full", "sharded")
+
+    def of_one_file(self) -> Seal:
+        """What it says of the same version in one file, which a sharded one becomes when it is put together."""
+        return replace(self, kind="full" if self.kind == "sharded" else self.kind, files={})
 
     def as_json(self) -> str:
         """One line of JSON; what has its default value is left out."""

@@ -1,7 +1,7 @@
 """From a checkpoint in memory to a sealed file and back.
 
 The file is what ``torch.save`` writes, so ``torch.load`` reads it; the seal is its archive comment (see ``seal``). Tensors that were
-packed are small dicts to ``torch.load`` and tensors again after ``load``.
+packed are small dicts to ``torch.load`` and tensors again after ``load``. A sharded version, a directory, is read as the same tree.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ from typing import Any
 import torch
 
 from musictrain.checkpoints import disk
+from musictrain.checkpoints.catalog import NAME
+from musictrain.checkpoints.consolidating import META_FILE, consolidated
 from musictrain.checkpoints.packing import pack, unpack
-from musictrain.checkpoints.seal import END_OF_ZIP, Seal, SealError, read_seal, seal_comment
+from musictrain.checkpoints.seal import END_OF_ZIP, SEAL_FILE, Seal, SealError, read_seal, seal_comment
+from musictrain.checkpoints.shards import METADATA
 from musictrain.checkpoints.snapshot import plain_size
 from musictrain.checkpoints.verification import UNREADABLE, BrokenCheckpointError, check_records, verify
 
@@ -74,6 +77,9 @@ def _seal(file: disk.HashedFile, facts: Seal) -> Seal:
 def load(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     """Read a checkpoint: verified first, then with ``weights_only``, then unpacked. A file without a seal must pass its zip's checksums.
 
+    A sharded version, or another directory that Lightning has written, gives what a file of the same state would give; no process group
+    is needed, whatever number of processes wrote it. On the device ``meta`` its tensors are shapes alone.
+
     Raises:
         FileNotFoundError: if there is none.
         BrokenCheckpointError: if it is damaged, was changed, would fill the memory, or holds more than tensors and plain values.
@@ -82,6 +88,16 @@ def load(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
     check(path)
+    if not path.is_dir():
+        return _read(path, map_location)
+    rest = path / META_FILE
+    if rest.is_file():
+        check_records(rest)
+    device = map_location if isinstance(map_location, str | torch.device) else "cpu"
+    return consolidated(path, _read(rest, "cpu") if rest.is_file() else {}, device)
+
+
+def _read(path: Path, map_location: Any) -> dict[str, Any]:
     try:
         tree = torch.load(path, map_location=map_location, weights_only=True)
         limit = ALWAYS_UNPACKED + MOST_UNPACKED_PER_BYTE * path.stat().st_size
@@ -98,7 +114,8 @@ def load(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
 
 
 def check(path: Path) -> Seal | None:
-    """Verify a file, and give back its seal; None for one that never had a seal and passes its zip's checksums.
+    """Verify a version, and give back its seal; None for a file that never had a seal and passes its zip's checksums, and for a
+    directory of shards that musictrain has not written.
 
     Raises:
         BrokenCheckpointError: if it must not be used.
@@ -107,7 +124,7 @@ def check(path: Path) -> Seal | None:
         read_seal(path)
     except SealError as error:
         _check_unsealed(path, str(error))
-        log.info("%s has no seal; its zip's checksums fit.", path)
+        log.info("%s has no seal; as far as can be known without one, it is whole.", path)
         return None
     except OSError as error:
         raise BrokenCheckpointError(path, f"it cannot be read ({error.strerror or error})") from error
@@ -116,7 +133,10 @@ def check(path: Path) -> Seal | None:
 
 def _check_unsealed(path: Path, fault_of_seal: str) -> None:
     if path.is_dir():
-        raise BrokenCheckpointError(path, "it is a directory without a seal")
+        # torch writes this file last. What has a version's name had a seal, or its save was never finished.
+        if not (path / METADATA).is_file() or (path / SEAL_FILE).exists() or NAME.fullmatch(path.name):
+            raise BrokenCheckpointError(path, f"it is a directory without a seal ({fault_of_seal})")
+        return
     try:
         check_records(path)
         with zipfile.ZipFile(path) as archive:

@@ -92,8 +92,21 @@ def check_records(path: str | Path) -> None:
     path = Path(path)
     try:
         descriptor = open_regular(path)
-        with os.fdopen(descriptor, "rb") as file, zipfile.ZipFile(file) as archive:
-            records, end = archive.infolist(), os.fstat(file.fileno()).st_size
+    except SealError as error:
+        raise BrokenCheckpointError(path, f"it is no zip file that can be read ({error})") from error
+    with os.fdopen(descriptor, "rb") as file:
+        check_zip(file, os.fstat(file.fileno()).st_size, path)
+
+
+def check_zip(file: BinaryIO, end: int, path: Path) -> None:
+    """The same of an open zip of ``end`` bytes that lies in ``path``.
+
+    Raises:
+        BrokenCheckpointError: naming the record.
+    """
+    try:
+        with zipfile.ZipFile(file) as archive:
+            records = archive.infolist()
             fault = _fault_of_layout(file, end - len(archive.comment), len(records))
     except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
         raise BrokenCheckpointError(path, f"it is no zip file that can be read ({error})") from error

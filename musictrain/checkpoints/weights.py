@@ -30,19 +30,13 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 def read_tree(path: str | Path) -> dict[str, Any]:
-    """A whole checkpoint from its file, verified and unpacked.
+    """A whole checkpoint from its file or its directory of shards, verified and unpacked.
 
     Raises:
         FileNotFoundError: if there is none.
         BrokenCheckpointError: if it is damaged.
-        ValueError: if it is a sharded version, or holds no ``state_dict``.
+        ValueError: if it holds no ``state_dict``.
     """
-    path = Path(path)
-    if path.is_dir():
-        raise ValueError(
-            f"{path} is a sharded version, a directory: its weights lie in pieces. Put them together first, with "
-            "`python -m lightning.pytorch.utilities.consolidate_checkpoint`, and give the file that it makes."
-        )
     tree = load(path)
     if not isinstance(tree, Mapping) or not isinstance(tree.get("state_dict"), Mapping):
         raise ValueError(f"{path} is not a Lightning checkpoint: it holds no state_dict.")

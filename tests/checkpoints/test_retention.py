@@ -124,10 +124,11 @@ def test_averages_and_weights_that_the_user_made_stay_and_take_nobodys_place() -
     assert whys(decision) == {1: "best val/loss", 2: "newest", 3: "made by hand (average)", 4: "made by hand (weights)"}
 
 
-def test_sharded_versions_count_as_whole_ones_and_are_never_thinned() -> None:
+def test_sharded_versions_count_as_whole_ones() -> None:
     versions = [version(number, kind="sharded", loss=float(number)) for number in range(1, 9)]
+    assert numbers(decide(versions, Retention(newest=2, best=1)).keep) == [1, 7, 8]
     decision = decide(versions, Retention(newest=2, best=1, thin_after=1))
-    assert (numbers(decision.keep), decision.thin) == ([1, 7, 8], ())
+    assert (numbers(decision.keep), numbers(decision.thin)) == ([7, 8], [1])
 
 
 def test_old_versions_kept_only_for_a_metric_or_by_the_step_are_thinned() -> None:
