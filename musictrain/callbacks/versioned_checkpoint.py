@@ -21,18 +21,19 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from musictrain.batch_seed import seed_torch
-from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO, SaveRequest
+from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO
 from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_of
-from musictrain.checkpoints.disk import temporary_name
+from musictrain.checkpoints.consolidating import OPTIMIZERS, TIED, tied_names
 from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
 from musictrain.checkpoints.health import LossWatch
 from musictrain.checkpoints.logged_values import LOGGED, LoggedBefore, logged_values
 from musictrain.checkpoints.lookout import Lookout
-from musictrain.checkpoints.resume_check import OPTIMIZERS, check_optimizers, check_resumable, optimizer_facts, stored_optimizers
+from musictrain.checkpoints.resume_check import check_fits, check_optimizers, fresh_ones, optimizer_facts, stored_optimizers
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
 from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
+from musictrain.checkpoints.sharded_saving import forget, save_shares, spread_like, untouched_optimizers, whole
 from musictrain.checkpoints.snapshot import plain_size
 from musictrain.checkpoints.step_watch import StepWatch
 from musictrain.checkpoints.trainer_state import (
@@ -139,6 +140,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._found: Found | None = None
         self._optimizers: list[dict[str, Any]] | None = None
         self._gradients: dict[str, Tensor] = {}
+        self._fresh: list[bool] = []
         self._events: Records | None = None
         self._circumstances: dict[str, Any] = {}
 
@@ -151,7 +153,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         # Lightning asks its plugin for the checkpoint before it touches a weight, and tells nobody its path earlier.
-        self._io.before_use = lambda path, tree: check_resumable(path, tree, pl_module, fingerprints_of(trainer))
+        self._io.before_use = lambda path, tree: check_fits(path, tree, trainer, fingerprints_of(trainer))
         self._optimizers = None
         self._circumstances = circumstances_of(trainer, self.config)
         self._io.begin()
@@ -175,6 +177,8 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._lookout.begin()
         self.stalls = []
         self._give_back_gradients(pl_module)
+        forget([optimizer for optimizer, new in zip(trainer.optimizers, self._fresh, strict=False) if new])
+        self._fresh = []
         self._logged.give_back(trainer)
         begin_between_epochs(trainer)
         if self._folder is not None:
@@ -205,7 +209,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         gradients, self._gradients = self._gradients, {}
         for name, parameter in pl_module.named_parameters():
             if name in gradients:
-                parameter.grad = gradients[name].to(parameter.device, parameter.dtype)
+                parameter.grad = spread_like(gradients[name], parameter)
 
     def _report(self, trainer: Trainer) -> None:
         name = Path(str(trainer.ckpt_path)).name
@@ -302,12 +306,14 @@ class VersionedCheckpoint(FolderCheckpoint):
         request = None
         if self._folder is not None:
             path, request = self._folder.request(self._facts(trainer, reason, metrics))
-        if writes_directories(trainer.strategy):
-            path = self._save_shards(trainer, path, request)
-        else:
-            if request is not None:
-                self._io.expect(path, request)
-            trainer.save_checkpoint(path, weights_only=False)
+        with untouched_optimizers(trainer.optimizers) as self._fresh:
+            if writes_directories(trainer.strategy):
+                path = save_shares(trainer, path, request, self._folder.store_shards if self._folder is not None else None)
+            else:
+                if request is not None:
+                    self._io.expect(path, request)
+                trainer.save_checkpoint(path, weights_only=False)
+        self._fresh = []
         self._saved_step = trainer.global_step
         self.triggers.last_save = time.monotonic()
         self.stalls.append(time.perf_counter() - began)
@@ -317,27 +323,19 @@ class VersionedCheckpoint(FolderCheckpoint):
         for logger in trainer.loggers:
             logger.after_save_checkpoint(self)
 
-    def _save_shards(self, trainer: Trainer, path: Path, request: SaveRequest | None) -> Path:
-        """Every process writes its share into one hidden directory, which the first one seals."""
-        path = Path(trainer.strategy.broadcast(str(path)))
-        hidden = Path(trainer.strategy.broadcast(str(temporary_name(path))))
-        trainer.save_checkpoint(hidden, weights_only=False)
-        if self._folder is not None and request is not None:
-            self._folder.store_shards(hidden, path, request)
-        trainer.strategy.barrier("sealed")
-        return path
-
     def _facts(self, trainer: Trainer, reason: str, metrics: Mapping[str, float]) -> Seal:
         return facts_of(trainer, Path(str(self.dirpath)), reason, metrics, self._losses.spike(), self._circumstances)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the circumstances, which optimizers there are, and the gradients of a half-filled accumulation window."""
-        checkpoint[OPTIMIZERS] = optimizer_facts(trainer.optimizers)
+        checkpoint[OPTIMIZERS] = optimizer_facts(trainer.optimizers, self._fresh)
+        if ties := tied_names(pl_module):
+            checkpoint[TIED] = ties
         checkpoint[LOGGED] = logged_values(trainer)
         if self._circumstances:
             checkpoint[CIRCUMSTANCES] = self._circumstances
         if trainer.world_size == 1 and inside_window(trainer):
-            checkpoint[GRADIENTS] = {name: each.grad for name, each in pl_module.named_parameters() if each.grad is not None}
+            checkpoint[GRADIENTS] = {name: whole(each.grad) for name, each in pl_module.named_parameters() if each.grad is not None}
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember what it holds, for the report and the first step."""
@@ -350,6 +348,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._gradients = dict(checkpoint.get(GRADIENTS) or {})
         self._logged.load(checkpoint)
         self._optimizers = stored_optimizers(checkpoint)
+        self._fresh = fresh_ones(checkpoint)
 
     def state_dict(self) -> dict[str, Any]:
         """The losses by which a spike is known; everything else is in the folder."""
