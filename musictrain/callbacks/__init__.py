@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
     from musictrain.callbacks.progress import PlainProgress
     from musictrain.callbacks.run_recorder import RunLogger, RunRecorder
+    from musictrain.callbacks.throughput_report import ThroughputReport
     from musictrain.callbacks.versioned_checkpoint import VersionedCheckpoint
     from musictrain.callbacks.write_samples import WriteSamples
 
@@ -20,11 +21,12 @@ _HOMES = {
     "PlainProgress": "musictrain.callbacks.progress",
     "RunLogger": "musictrain.callbacks.run_recorder",
     "RunRecorder": "musictrain.callbacks.run_recorder",
+    "ThroughputReport": "musictrain.callbacks.throughput_report",
     "VersionedCheckpoint": "musictrain.callbacks.versioned_checkpoint",
     "WriteSamples": "musictrain.callbacks.write_samples",
 }
 
-__all__ = ["EMAWeightAveraging", "PlainProgress", "RunLogger", "RunRecorder", "VersionedCheckpoint", "WriteSamples"]
+__all__ = ["EMAWeightAveraging", "PlainProgress", "RunLogger", "RunRecorder", "ThroughputReport", "VersionedCheckpoint", "WriteSamples"]
 
 
 def __getattr__(name: str) -> Any:
