@@ -62,8 +62,10 @@ def report_failure(error: BaseException, train_log: TrainLog, runs_dir: Path) ->
 
     Errors that were written for people (ValueError and the like) speak for themselves, others are introduced by their type.
     """
+    rank = rank_of_process()
     if train_log.path is None:
-        path = runs_dir / "last_error.log"
+        # Every process for itself: of several, each may know a part of what happened.
+        path = runs_dir / ("last_error.log" if rank == 0 else f"last_error_rank{rank}.log")
         logging.getLogger(__name__).error("It ended before a run had begun.", exc_info=error)
         # Where not even that can be written, the short line has to do.
         with contextlib.suppress(OSError):
@@ -72,8 +74,24 @@ def report_failure(error: BaseException, train_log: TrainLog, runs_dir: Path) ->
             train_log.open(path)
     spoken = isinstance(error, ValueError | OSError) or type(error).__name__ == "MisconfigurationException"
     message = str(error) if spoken and str(error) else f"{type(error).__name__}: {error}"
+    message = network_error(error) or message
     where = f"\n(traceback: {train_log.path})" if train_log.path is not None else ""
-    print(f"error: {message}{where}", file=sys.stderr)
+    print(f"error{f' on rank {rank}' if rank else ''}: {message}{where}", file=sys.stderr)
+
+
+def rank_of_process() -> int:
+    """The number of this process among those of a run, as the program that started it says; 0 alone."""
+    found = next((value for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if (value := os.environ.get(name, "")).isdigit()), "0")
+    return int(found)
+
+
+def network_error(error: BaseException) -> str:
+    """What an error of the network between processes means, and how to go on; empty for any other error."""
+    from musictrain.strategies.lost_peer import lost_peer
+
+    if (found := lost_peer(error)) is None:
+        return ""
+    return f"{found}\nNothing that was saved is lost: start all processes again with --ckpt_path auto, or go on with musictrain resume."
 
 
 def program() -> str:

@@ -102,7 +102,9 @@ class Announcement(Callback):
         if rejected := getattr(getattr(trainer.datamodule, "corpus", None), "rejected", ()):  # type: ignore[attr-defined]
             print(f"         {len(rejected):,} files could not be used; data_report.md names them and says why")
         size = sum(parameter.numel() for parameter in pl_module.parameters())
-        print(f"network  {type(getattr(pl_module, 'network', pl_module)).__name__}, {size:,} parameters")
+        # FSDP puts a class of its own in the network's place.
+        network = getattr(trainer.strategy, "skeleton", None) or getattr(pl_module, "network", pl_module)
+        print(f"network  {type(network).__name__}, {size:,} parameters")
         for reason in self.reasons:
             what, _, rest = reason.partition(" ")
             print(f"{what:<8} {rest}")

@@ -9,8 +9,11 @@ from typing import Any
 
 from musictrain.runs.records import plain
 
-# Where something is written, shown or loaded from, which does not change what is trained.
-ELSEWHERE = ("runs", "name", "ckpt_path", "config", "trainer.logger", "trainer.enable_progress_bar", "trainer.default_root_dir")
+# Where something is written, shown or loaded from, and over which devices it is spread, which does not change what is trained.
+ELSEWHERE = (
+    *("runs", "name", "ckpt_path", "config", "trainer.logger", "trainer.enable_progress_bar", "trainer.default_root_dir"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "timeout_minutes"),
+)
 
 
 def config_changes(was: Any, now: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:

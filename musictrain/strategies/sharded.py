@@ -13,6 +13,7 @@ GPUs takes the same path and was not run.
 from __future__ import annotations
 
 import copy
+import logging
 from datetime import timedelta
 from pathlib import Path
 from typing import Any, Literal
@@ -129,6 +130,8 @@ class ShardedStrategy(ModelParallelStrategy):
         return network if isinstance(network, nn.Module) else self._module
 
     def _spread(self, network: nn.Module) -> None:
+        # Two dimensions are gathered one after the other, which torch remarks on at every norm and every save.
+        logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
         same_everywhere(self._module)
         self.skeleton = skeleton_of(network)
         if self.device_mesh["tensor_parallel"].size() > 1:

@@ -152,13 +152,13 @@ def _decide_strategy(result: Spread, asked: Any, now: Situation, timeout_minutes
         choice = choose(now)
         if choice.word == "one":
             return
-        result.reasons.append(f"strategy {choice.word}: {choice.reason}")
     elif asked in WORDS:
-        choice = Choice(asked, "as asked", tensor_parallel_size_of(asked, now))
+        choice = Choice(asked, f"as asked, over {now.devices} devices", tensor_parallel_size_of(asked, now))
     else:
         return
     if result.kind == "mps":
         raise ValueError(f"The strategy {choice.word} does not run on Apple's GPU: use --trainer.devices 1, or --trainer.accelerator cpu.")
+    result.reasons.append(f"strategy {choice.word}: {choice.reason}")
     result.options["strategy"] = strategy_of(choice, timeout_minutes)
 
 
