@@ -21,6 +21,8 @@ def circumstances_of(trainer: Trainer, config: str | None) -> dict[str, Any]:
     facts: dict[str, Any] = {
         "world_size": trainer.world_size,
         "strategy": type(trainer.strategy).__name__,
+        # Fewer than processes where several of them share the same rows, as in tensor parallelism.
+        "data_shares": (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1),
         "precision": str(trainer.precision),
         "accumulate_grad_batches": trainer.accumulate_grad_batches,
         "threads": torch.get_num_threads(),  # with another number sums come out different in the last bit

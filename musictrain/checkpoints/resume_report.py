@@ -68,7 +68,7 @@ def _short(value: Any, longest: int = 60) -> str:
 
 
 # What changes the bits that come out, and what merely may.
-BITS = ("world_size", "precision", "accumulate_grad_batches", "threads", "seed", "strategy")
+BITS = ("world_size", "data_shares", "precision", "accumulate_grad_batches", "threads", "seed", "strategy")
 HARMLESS = ("trainer.max_time", "trainer.logger", "trainer.callbacks", "trainer.plugins", "trainer.limit_val_batches")
 
 

@@ -1,0 +1,96 @@
+"""One tiny decoder trained under every strategy: forked ranks, versions every other step, and what each resume said of itself."""
+
+from __future__ import annotations
+
+import json
+import sys
+import warnings
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from lightning.pytorch.callbacks import Callback
+
+from musictrain.callbacks import VersionedCheckpoint
+from musictrain.checkpoints.catalog import list_versions
+from musictrain.data.loading import batch_loader
+from musictrain.models import Decoder
+from musictrain.module import MusicModule
+from musictrain.strategies import ShardedStrategy
+from tests.checkpoints.exact_runs import EPOCH, Numbered, PositionKeepingData, quiet
+from tests.strategies.ranks import run_ranks
+from tests.tiny_runs import QUIET, VOCAB, new_module
+
+RANKS = {"single": 1, "ddp": 2, "fsdp": 2, "tp": 2, "fsdp+tp": 4}
+SAVED, END = 2, 4
+"""The step whose version is gone on from, and the last one."""
+
+
+class DealtOut(PositionKeepingData):
+    """The same batches for every number of ranks, each reading its rows."""
+
+    def train_dataloader(self) -> Any:
+        share = self.trainer.distributed_sampler_kwargs or {}  # type: ignore[union-attr]
+        return batch_loader(Numbered(EPOCH), first=self._next, rank=share.get("rank", 0), world_size=share.get("num_replicas", 1))
+
+
+def strategy_of(kind: str, **options: Any) -> Any:
+    """What a Trainer takes for one of RANKS."""
+    if kind in ("single", "ddp"):
+        return {"single": "auto", "ddp": "ddp"}[kind]
+    return ShardedStrategy(tensor_parallel_size=2 if "tp" in kind else 1, **options)
+
+
+def decoder() -> Decoder:
+    """Two blocks of 16 channels; the same at every call."""
+    torch.manual_seed(3)
+    return Decoder(vocab_size=VOCAB, d_model=16, num_layers=2, num_heads=2, max_context=32, dropout=0.0)
+
+
+def train(
+    folder: Path,
+    kind: str,
+    *callbacks: Callback,
+    steps: int = END,
+    ckpt_path: Path | str | None = None,
+    saving: dict[str, Any] | None = None,
+    network: Any = decoder,
+    **options: Any,
+) -> tuple[lightning.Trainer, MusicModule]:
+    """Fit in this rank, with a version every other step in ``folder``; a resume leaves its report there as report.json."""
+    warnings.simplefilter("ignore")
+    torch.set_num_threads(1)
+    versions = VersionedCheckpoint(folder, **{"every_n_train_steps": 2, "newest": 1000, "every_n_minutes": 0, **(saving or {})})
+    few = {"devices": RANKS[kind], "strategy": strategy_of(kind), "use_distributed_sampler": False, "limit_val_batches": 0}
+    every = {**few, "max_steps": steps, "enable_checkpointing": True, "logger": False, "default_root_dir": folder.parent}
+    trainer = lightning.Trainer(**{**QUIET, **every, **options}, callbacks=[*callbacks, versions])
+    module = new_module(network(), optimizer=partial(torch.optim.AdamW, lr=0.01))
+    with quiet():
+        trainer.fit(module, datamodule=DealtOut(), ckpt_path=ckpt_path)
+    if versions.report is not None and trainer.is_global_zero:
+        (folder / "report.json").write_text(json.dumps(versions.report.as_record(), default=str))
+    return trainer, module
+
+
+def version_at(folder: Path, step: int) -> Path:
+    """The version of a step."""
+    return next(version.path for version in list_versions(folder) if version.step == step)
+
+
+def resume_from_all(folder: Path, kind: str) -> None:
+    for before in RANKS:
+        train(folder / f"{before} to {kind}", kind, ckpt_path=version_at(folder / before, SAVED))
+
+
+def every_pair(folder: Path) -> None:
+    """Each strategy's own run, then each going on from what each has saved."""
+    for kind, ranks in RANKS.items():
+        run_ranks(ranks, train, folder / kind, kind)
+    for kind, ranks in RANKS.items():
+        run_ranks(ranks, resume_from_all, folder, kind)
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))

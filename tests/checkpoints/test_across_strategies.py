@@ -1,0 +1,84 @@
+"""A version of any strategy and number of processes is gone on from under any other."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from musictrain.checkpoints.exporting import export
+from musictrain.checkpoints.storing import load
+from musictrain.checkpoints.verification import verify
+from tests.checkpoints.exact_runs import apart
+from tests.checkpoints.strategy_runs import END, RANKS, SAVED, version_at
+
+pytestmark = pytest.mark.slow
+PAIRS = [(before, after) for before in RANKS for after in RANKS]
+SUMMATION_ORDER = 1e-6
+SHARDED = ("fsdp", "tp", "fsdp+tp")
+
+
+def in_new_process(repository: Path, what: str, folder: Path, timeout: float = 200) -> str:
+    """Do one of the things in strategy_runs where nothing was trained before; gives back what was printed."""
+    words = [sys.executable, "-m", "tests.checkpoints.strategy_runs", what, str(folder)]
+    done = subprocess.run(
+        words, cwd=repository, capture_output=True, text=True, timeout=timeout, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done.stdout + done.stderr
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """A run of each strategy, and for each pair one that went on from the first under the second."""
+    folder = tmp_path_factory.mktemp("runs")
+    in_new_process(repository, "every_pair", folder)
+    return folder
+
+
+def distance(one: Any, other: Any) -> float:
+    """The largest difference of any weight."""
+    assert one["state_dict"].keys() == other["state_dict"].keys()
+    return max(float((value.double() - other["state_dict"][name].double()).abs().max()) for name, value in one["state_dict"].items())
+
+
+@pytest.mark.parametrize(("before", "after"), PAIRS)
+def test_a_resume_under_another_strategy_ends_in_the_same_weights(before: str, after: str, runs: Path) -> None:
+    whole, resumed = (load(version_at(runs / name, END)) for name in (before, f"{before} to {after}"))
+    assert distance(whole, load(version_at(runs / before, SAVED))) > 1e-3, "it went on learning"
+    assert distance(whole, resumed) < SUMMATION_ORDER
+    if before == after:
+        assert apart(whole, resumed) == []
+
+
+@pytest.mark.parametrize(("before", "after"), PAIRS)
+def test_the_report_says_what_came_back_and_what_changed(before: str, after: str, runs: Path) -> None:
+    report = json.loads((runs / f"{before} to {after}" / "report.json").read_text())
+    assert report["step"] == SAVED
+    assert report["restored"][:5] == ["weights", "optimizer", "schedule", "loops", "position in the data"]
+    assert report["missing"] == []
+    assert report["exact"] is (before == after)
+    assert {change["what"] for change in report["changed"]} <= {"world_size", "data_shares", "strategy"}
+    loops = load(version_at(runs / f"{before} to {after}", END))["loops"]["fit_loop"]
+    assert loops["epoch_loop.batch_progress"]["total"]["processed"] == END
+
+
+@pytest.mark.parametrize("kind", SHARDED)
+def test_a_sharded_version_put_together_is_what_one_process_would_have_saved(kind: str, runs: Path, tmp_path: Path) -> None:
+    for step in (0, SAVED, END):
+        sharded, plain = load(version_at(runs / kind, step)), load(version_at(runs / "single", step))
+        assert sharded.keys() == plain.keys()
+        (state,), (expected,) = sharded["optimizer_states"], plain["optimizer_states"]
+        assert {key: value.keys() for key, value in state["state"].items()} == {k: v.keys() for k, v in expected["state"].items()}
+        assert [group["params"] for group in state["param_groups"]] == [group["params"] for group in expected["param_groups"]]
+        assert all(value["step"] == step for value in state["state"].values()), "saving is no step of the optimizer"
+        if step == 0:
+            assert distance(sharded, plain) == 0.0
+        path = export(version_at(runs / kind, step), tmp_path / f"{step}.ckpt")
+        assert (verify(path).kind, apart(torch.load(path, weights_only=True), sharded)) == ("full", [])
