@@ -26,14 +26,16 @@ from musictrain.contract import (
     network_vocab_size,
     tokens_of,
 )
+from musictrain.data.accumulation import rule_of
 from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
 from musictrain.optim import AdamW, Schedule, WarmupCosine, describe_groups, parameter_groups
 from musictrain.optim.gradients import gradient_norm, gradients_of
-from musictrain.running_sums import LikelihoodSums, TrainingSums, widest_dtype
+from musictrain.running_sums import LikelihoodSums, StepTokens, TrainingSums, widest_dtype
 
 log = logging.getLogger(__name__)
 
 SUMS_KEY = "musictrain_training_sums"
+STEP_TOKENS_KEY = "musictrain_step_tokens"
 
 
 class MusicModule(lightning.LightningModule):
@@ -48,11 +50,14 @@ class MusicModule(lightning.LightningModule):
     validation ``val/loss`` per token, and if the batches tell notes and beats, ``val/nats_per_note`` and ``val/bits_per_beat``; the same as
     ``test/`` after a test. These means are over all tokens, notes or beats of the set, not over pieces; nan if there are none.
 
-    What is optimized is the mean over a batch's own tokens: under accumulation and over ranks every batch weighs the same.
+    What a step minimises is the mean over all tokens it sees, on all ranks and in all batches it gathers, however many of them each holds:
+    1, 2 or 4 ranks, with accumulation or without, train alike on the same rows. Of one gathered batch, what ``training_step`` gives back is
+    its summed loss over a constant, and callbacks see gradients before they are brought to the mean.
 
     Before each training batch torch's random numbers, and torch's alone, are seeded from (seed, number of the batch, share of the data this
     rank reads): a resumed run draws what the uninterrupted one would have drawn, whatever validation drew in between. The seed is the data
-    module's ``seed``, else that of ``seed_everything``, else 0.
+    module's ``seed``, else that of ``seed_everything``, else 0. So with dropout the weights do depend on the number of ranks and batches
+    that a step is divided into; without, up to the order in which floating-point numbers are added alone.
 
     Args:
         network: the module to train; ``vocab_size``, if it has one, is the width of its logits.
@@ -93,6 +98,8 @@ class MusicModule(lightning.LightningModule):
         self._pad_id = pad_id
         self._unchecked_width: int | None = None
         self._training_sums = TrainingSums()
+        self._step_tokens = StepTokens()
+        self._begun = False
         self._likelihood = LikelihoodSums(torch.device("cpu"))
 
     def forward(self, tokens: Tensor) -> Tensor:
@@ -110,7 +117,7 @@ class MusicModule(lightning.LightningModule):
         check_context(self.network, *(getattr(datamodule, name, None) for name in ("window", "valid_window")))
         if stage == "fit":
             check_alignment(self.network, getattr(datamodule, "packing", None), getattr(datamodule, "align", None))
-            self._training_sums = TrainingSums()
+            self._training_sums, self._step_tokens = TrainingSums(), StepTokens()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
                 raise ValueError(_no_limit(self.schedule))
         if self.compile_network:
@@ -126,22 +133,58 @@ class MusicModule(lightning.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_train_start(self) -> None:
+        self._begun = False
+        self._lay_schedule()
+        self._training_sums.start(self.device)
+        self._step_tokens.to(self.device)
+        if not gradients_of(self.parameters()):
+            self._step_tokens.forget()  # a checkpoint from inside a window, and nobody kept its gradients
+
+    def _lay_schedule(self) -> None:
         if self.schedule.needs_total_steps:
             total_steps = steps_of_run(self.trainer)
             if total_steps is None:
                 raise ValueError(_no_limit(self.schedule))
             self._schedule_of_run = self.schedule.over(total_steps)
-        self._training_sums.start(self.device)
+
+    def _see_first_batch(self, batch: Any) -> None:
+        self._begun = True
+        self._lay_schedule()  # again: how many batches make a step may have been measured on this one
+        if not self._step_tokens.unit:
+            targets = torch.tensor(float(tokens_of(batch)[:, 1:].numel()), device=self.device)
+            self._step_tokens.unit = max(1, round(float(self._sum_over_ranks(targets)) / self._shard[1]))
 
     # One step.
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed_torch(self.device, self._seed, self.trainer.fit_loop.total_batch_idx, self._shard[0])
+        if not self._begun:
+            self._see_first_batch(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         result = self._loss_of(batch, self.label_smoothing, self.z_loss)
         self._training_sums.add(result.nll_sum, result.num_tokens)
-        return result.loss
+        if not self._in_unlike_parts():
+            return result.loss
+        # Lightning divides by this number.
+        return self._step_tokens.weigh(result.loss, result.num_tokens) * self.trainer.accumulate_grad_batches
+
+    def _in_unlike_parts(self) -> bool:
+        """Whether a step's tokens come in several parts that may hold unlike numbers of them."""
+        packed = getattr(getattr(self.trainer, "datamodule", None), "packing", None) is True
+        return self.trainer.accumulate_grad_batches > 1 or (self._shard[1] > 1 and not packed)
+
+    def on_before_zero_grad(self, optimizer: Optimizer) -> None:
+        self._step_tokens.forget()
+
+    def on_after_backward(self) -> None:
+        self._step_tokens.gather()
+
+    def _bring_to_mean(self) -> None:
+        """Make the gradients those of the mean over all tokens of the step."""
+        factor = self._step_tokens.factor(self._sum_over_ranks, self._shard[1])
+        self._step_tokens.forget()
+        _multiply(gradients_of(self.parameters()), factor)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         result = self._loss_of(batch)
@@ -173,6 +216,8 @@ class MusicModule(lightning.LightningModule):
     # Logging: what is summed on the device is read once every few steps.
 
     def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        if self._step_tokens:
+            self._bring_to_mean()
         # Here, and not after the step: the whole accumulation window is in the sums, nothing is clipped yet, and a checkpoint saved
         # after this step holds sums that are already flushed.
         every = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
@@ -228,10 +273,23 @@ class MusicModule(lightning.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[SUMS_KEY] = self._training_sums.state_dict()
+        checkpoint[STEP_TOKENS_KEY] = self._step_tokens.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if SUMS_KEY in checkpoint:
             self._training_sums.load_state_dict(checkpoint[SUMS_KEY])
+        if STEP_TOKENS_KEY in checkpoint:
+            self._step_tokens.load_state_dict(checkpoint[STEP_TOKENS_KEY])
+
+
+def _multiply(gradients: list[Tensor], factor: Tensor) -> None:
+    if factor.device.type == "cpu" and factor.item() == 1.0:
+        return
+    with torch.no_grad():
+        # Every rank its own share, which for DTensors is a plain tensor: a list of both kinds is refused.
+        shares = [getattr(gradient, "to_local", lambda whole=gradient: whole)() for gradient in gradients]
+        if shares:
+            torch._foreach_mul_(shares, factor)
 
 
 class SharedFactory:
@@ -258,7 +316,7 @@ def steps_of_run(trainer: lightning.Trainer) -> int | None:
     """
     limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
     if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
-        limits.append(math.ceil(trainer.num_training_batches / trainer.accumulate_grad_batches) * trainer.max_epochs)
+        limits.append(rule_of(trainer).steps_of(int(trainer.num_training_batches), trainer.max_epochs))
     return min(limits, default=None)
 
 

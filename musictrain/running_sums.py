@@ -76,6 +76,58 @@ class TrainingSums:
         return self._seconds + (0.0 if self._started is None else now - self._started)
 
 
+class StepTokens:
+    """The tokens whose gradients a step has gathered so far, by which its gradient becomes the mean over all of them.
+
+    Batches hold unlike numbers of tokens where there is padding. So each adds its summed loss over a ``unit`` that is the same for all
+    batches and ranks, and before the step the gradients are multiplied by what :meth:`factor` says. The state is plain numbers.
+    """
+
+    def __init__(self) -> None:
+        self.unit = 0
+        self._tokens = torch.zeros((), dtype=torch.float64)
+        self._latest: Tensor | None = None
+        self._gathered = False
+
+    def __bool__(self) -> bool:
+        """Whether the gradients are of batches that were weighed."""
+        return self._gathered
+
+    def to(self, device: torch.device) -> None:
+        """Keep the sum on ``device`` from now on."""
+        self._tokens = self._tokens.to(device, widest_dtype(device))
+
+    def weigh(self, mean_loss: Tensor, num_tokens: Tensor) -> Tensor:
+        """A batch's summed loss over the unit, of its mean."""
+        self._latest = num_tokens.detach().to(self._tokens)
+        return mean_loss * (self._latest / self.unit).to(mean_loss)
+
+    def gather(self) -> None:
+        """The gradient of the batch that was weighed last has been added to the others."""
+        if self._latest is not None:
+            self._tokens, self._latest, self._gathered = self._tokens + self._latest, None, True
+
+    def forget(self) -> None:
+        """The gradients have been cleared."""
+        self._tokens, self._gathered = torch.zeros_like(self._tokens), False
+
+    def factor(self, reduce: Reduce, num_shares: int) -> Tensor:
+        """What makes of gradients, the mean over ``num_shares`` sums of weighed losses, those of the mean over all tokens: a scalar.
+
+        Nothing waits for it. ``reduce`` adds a tensor over the shares.
+        """
+        return self.unit * num_shares / reduce(self._tokens.clone()).clamp(min=1)
+
+    def state_dict(self) -> dict[str, float]:
+        """As plain numbers; reads them from the device."""
+        return {"unit": self.unit, "tokens": float(self._tokens)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a saved state."""
+        self.unit = int(state["unit"])
+        self._tokens, self._gathered = torch.full_like(self._tokens, float(state["tokens"])), state["tokens"] > 0
+
+
 class LikelihoodSums:
     """Likelihood, tokens, notes and beats of a set of batches, (4,)."""
 

@@ -9,6 +9,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from musictrain.callbacks.accumulation_schedule import AccumulationSchedule
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
     from musictrain.callbacks.progress import PlainProgress
     from musictrain.callbacks.run_recorder import RunLogger, RunRecorder
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from musictrain.callbacks.write_samples import WriteSamples
 
 _HOMES = {
+    "AccumulationSchedule": "musictrain.callbacks.accumulation_schedule",
     "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
     "PlainProgress": "musictrain.callbacks.progress",
     "RunLogger": "musictrain.callbacks.run_recorder",
@@ -26,7 +28,16 @@ _HOMES = {
     "WriteSamples": "musictrain.callbacks.write_samples",
 }
 
-__all__ = ["EMAWeightAveraging", "PlainProgress", "RunLogger", "RunRecorder", "ThroughputReport", "VersionedCheckpoint", "WriteSamples"]
+__all__ = [
+    "AccumulationSchedule",
+    "EMAWeightAveraging",
+    "PlainProgress",
+    "RunLogger",
+    "RunRecorder",
+    "ThroughputReport",
+    "VersionedCheckpoint",
+    "WriteSamples",
+]
 
 
 def __getattr__(name: str) -> Any:
