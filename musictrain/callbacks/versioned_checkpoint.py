@@ -33,7 +33,7 @@ from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found
 from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
-from musictrain.checkpoints.sharded_saving import forget, save_shares, spread_like, untouched_optimizers, whole
+from musictrain.checkpoints.sharded_saving import forget, save_shares, settle_optimizers, spread_like, untouched_optimizers, whole
 from musictrain.checkpoints.snapshot import plain_size
 from musictrain.checkpoints.step_watch import StepWatch
 from musictrain.checkpoints.trainer_state import (
@@ -329,6 +329,7 @@ class VersionedCheckpoint(FolderCheckpoint):
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the circumstances, which optimizers there are, and the gradients of a half-filled accumulation window."""
         checkpoint[OPTIMIZERS] = optimizer_facts(trainer.optimizers, self._fresh)
+        settle_optimizers(trainer, checkpoint, self._fresh)
         if ties := tied_names(pl_module):
             checkpoint[TIED] = ties
         checkpoint[LOGGED] = logged_values(trainer)
@@ -343,7 +344,8 @@ class VersionedCheckpoint(FolderCheckpoint):
         mine = [callback.state_key for callback in trainer.callbacks if callback.state_dict()]  # type: ignore[attr-defined]
         position = position_in(checkpoint, trainer)
         # A sharded version keeps weights and optimizer in files of their own.
-        kept = checkpoint if "state_dict" in checkpoint else {**checkpoint, "optimizer_states": None}
+        kept = [*checkpoint, *(() if "state_dict" in checkpoint else ("optimizer_states",))]
+        kept += ["current_model_state"] if "averaging_state" in checkpoint else []
         self._found = Found(tuple(kept), tuple(states), tuple(mine), checkpoint.get(CIRCUMSTANCES) or {}, position)
         self._gradients = dict(checkpoint.get(GRADIENTS) or {})
         self._logged.load(checkpoint)

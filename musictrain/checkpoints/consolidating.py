@@ -57,7 +57,7 @@ def _as_one(tree: dict[str, Any], rest: Mapping[str, Any]) -> dict[str, Any]:
     if optimizers:
         facts = list(rest.get(OPTIMIZERS) or [])
         fresh = [bool(each.get(FRESH)) for each in facts] if len(facts) == len(optimizers) else [False] * len(optimizers)
-        tree["optimizer_states"] = [_by_number(state, new) for state, new in zip(optimizers, fresh, strict=True)]
+        tree["optimizer_states"] = [by_number(state, new) for state, new in zip(optimizers, fresh, strict=True)]
     return {**rest, **tree}
 
 
@@ -80,9 +80,14 @@ def _tie(weights: dict[str, Any], ties: Mapping[str, str]) -> None:
             weights[name] = weights[first]
 
 
-def _by_number(state: Mapping[str, Any], fresh: bool) -> dict[str, Any]:
-    """The state of an optimizer with parameters by number; of one that had made no step, without what torch makes up to save it."""
-    by_name: Mapping[str, Any] = {} if fresh else state.get("state", {})
+def by_number(state: Mapping[str, Any], fresh: bool = False) -> dict[str, Any]:
+    """The state of an optimizer with its parameters counted over all groups, whatever they were called by.
+
+    Args:
+        state: as ``state_dict`` gives it, or with names for numbers.
+        fresh: whether it had made no step; what torch makes up to save it is left out then.
+    """
+    by_name: Mapping[Any, Any] = {} if fresh else state.get("state", {})
     numbered: dict[int, Any] = {}
     groups: list[dict[str, Any]] = []
     for group in state.get("param_groups", []):

@@ -15,11 +15,14 @@ from typing import Any, cast
 
 import torch
 from lightning.pytorch import Trainer
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from musictrain.checkpoints import disk
 from musictrain.checkpoints.checkpoint_io import NO_ROOM, SaveRequest
+from musictrain.checkpoints.consolidating import by_number
+from musictrain.checkpoints.sharded import writes_directories
 from musictrain.checkpoints.snapshot import first_not_finite
 
 log = logging.getLogger(__name__)
@@ -102,6 +105,18 @@ def gathered(text: str) -> list[str]:
     texts: list[Any] = [""] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(texts, text)
     return [str(each) for each in texts]
+
+
+def settle_optimizers(trainer: Trainer, checkpoint: dict[str, Any], fresh: Sequence[bool]) -> None:
+    """Where shares are put together into one file: give it the optimizer states that one process would have saved.
+
+    Lightning counts parameters there in the order of the module, everybody else in that of the optimizer's groups.
+    """
+    if not isinstance(trainer.strategy, ModelParallelStrategy) or writes_directories(trainer.strategy):
+        return
+    states = checkpoint.get("optimizer_states") or []
+    known = [*fresh, *(False for _ in states)]
+    checkpoint["optimizer_states"] = [by_number(state, new) if state else state for state, new in zip(states, known, strict=False)]
 
 
 def fault_of_shares(trainer: Trainer) -> str:

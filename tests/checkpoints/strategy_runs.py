@@ -13,7 +13,7 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from musictrain.callbacks import VersionedCheckpoint
+from musictrain.callbacks import EMAWeightAveraging, VersionedCheckpoint
 from musictrain.checkpoints.catalog import list_versions
 from musictrain.data.loading import batch_loader
 from musictrain.models import Decoder
@@ -90,6 +90,34 @@ def every_pair(folder: Path) -> None:
         run_ranks(ranks, train, folder / kind, kind)
     for kind, ranks in RANKS.items():
         run_ranks(ranks, resume_from_all, folder, kind)
+
+
+AVERAGED = {"single": 1, "fsdp": 2, "tp": 2}
+
+
+def train_averaged(folder: Path, kind: str, **options: Any) -> None:
+    """The same with a moving average, which is validated at every other step, in the middle of an epoch."""
+    validation = {"limit_val_batches": 1, "val_check_interval": 2}
+    train(folder, kind, EMAWeightAveraging(decay=0.7), **{**validation, **options})
+
+
+def average_from_all(folder: Path, kind: str) -> None:
+    for before in AVERAGED:
+        train_averaged(folder / f"{before} to {kind}", kind, ckpt_path=version_at(folder / before, SAVED))
+
+
+def averages(folder: Path) -> None:
+    """Runs with a moving average, each gone on from under each strategy; and one that writes a single file from shares."""
+    for kind, ranks in AVERAGED.items():
+        run_ranks(ranks, train_averaged, folder / kind, kind)
+    for kind, ranks in AVERAGED.items():
+        run_ranks(ranks, average_from_all, folder, kind)
+    run_ranks(2, one_file, folder / "one file")
+
+
+def one_file(folder: Path) -> None:
+    train_averaged(folder, "fsdp", strategy=ShardedStrategy(save_distributed_checkpoint=False))
+    train_averaged(folder / "on", "fsdp", ckpt_path=version_at(folder, SAVED))
 
 
 if __name__ == "__main__":

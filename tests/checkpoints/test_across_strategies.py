@@ -13,10 +13,11 @@ import pytest
 import torch
 
 from musictrain.checkpoints.exporting import export
+from musictrain.checkpoints.seal import read_seal
 from musictrain.checkpoints.storing import load
 from musictrain.checkpoints.verification import verify
 from tests.checkpoints.exact_runs import apart
-from tests.checkpoints.strategy_runs import END, RANKS, SAVED, version_at
+from tests.checkpoints.strategy_runs import AVERAGED, END, RANKS, SAVED, version_at
 
 pytestmark = pytest.mark.slow
 PAIRS = [(before, after) for before in RANKS for after in RANKS]
@@ -82,3 +83,43 @@ def test_a_sharded_version_put_together_is_what_one_process_would_have_saved(kin
             assert distance(sharded, plain) == 0.0
         path = export(version_at(runs / kind, step), tmp_path / f"{step}.ckpt")
         assert (verify(path).kind, apart(torch.load(path, weights_only=True), sharded)) == ("full", [])
+
+
+@pytest.fixture(scope="module")
+def averages(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """The same with a moving average of the weights, for fewer strategies."""
+    folder = tmp_path_factory.mktemp("averages")
+    in_new_process(repository, "averages", folder)
+    return folder
+
+
+def raw(tree: Any) -> dict[str, Any]:
+    """The weights beside the average."""
+    return {"state_dict": tree["current_model_state"]}
+
+
+@pytest.mark.parametrize(("before", "after"), [(before, after) for before in AVERAGED for after in AVERAGED])
+def test_average_and_raw_weights_go_on_under_another_strategy(before: str, after: str, averages: Path) -> None:
+    whole, resumed = (load(version_at(averages / name, END)) for name in (before, f"{before} to {after}"))
+    assert distance(whole, raw(whole)) > 1e-3, "the average is another thing than the weights"
+    assert distance(whole, resumed) < SUMMATION_ORDER
+    assert distance(raw(whole), raw(resumed)) < SUMMATION_ORDER
+    assert (resumed["averaging_state"]["n_averaged"], resumed.keys()) == (END, whole.keys())
+    assert "averaged weights" in json.loads((averages / f"{before} to {after}" / "report.json").read_text())["restored"]
+    if before == after:
+        assert apart(whole, resumed) == []
+
+
+@pytest.mark.parametrize("kind", AVERAGED)
+def test_what_is_validated_is_the_average(kind: str, averages: Path) -> None:
+    losses = [read_seal(version_at(averages / name, END)).metrics["val/loss"] for name in (kind, "single")]
+    assert losses[0] == pytest.approx(losses[1], abs=1e-5)
+
+
+def test_shares_put_together_into_one_file_are_gone_on_from_in_shares(averages: Path) -> None:
+    """Their optimizer states are numbered by the groups, as one process numbers them; Lightning's are not."""
+    whole, resumed = (load(version_at(averages / name, END)) for name in ("one file", "one file/on"))
+    assert version_at(averages / "one file", SAVED).is_file()
+    assert (distance(whole, resumed), distance(raw(whole), raw(resumed))) == (0.0, 0.0)
+    assert [group["params"][0] for group in whole["optimizer_states"][0]["param_groups"]] == [0, 14]
+    assert load(version_at(averages / "one file", 0))["optimizer_states"][0]["state"] == {}
