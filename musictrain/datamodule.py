@@ -12,6 +12,7 @@ from musictrain.data.accumulation import rule_of
 from musictrain.data.batches import BatchPlan, rows_of_rank
 from musictrain.data.corpora import Corpus, cache_root, load_corpus
 from musictrain.data.evaluation_batches import EvaluationPlan
+from musictrain.data.first_process import build_first, is_spread
 from musictrain.data.loading import BatchLoader, batch_loader
 from musictrain.data.splits import check_fractions
 from musictrain.data.token_store import TokenStore
@@ -51,6 +52,7 @@ class MusicDataModule(LightningDataModule):
         seed: of the order and the transposition of the batches. The splits do not depend on it.
         num_workers: processes that prepare training batches ahead; 0 is enough unless a step takes less than a few milliseconds.
         cache_dir: where corpora and tokens are kept; None means ``$MUSICTRAIN_CACHE``, else ``~/.cache/musictrain``.
+        wait_minutes: with several processes, how long the others wait for the first of each machine to make the tokens.
 
     Raises:
         ValueError: at construction, if an argument cannot work; in ``setup``, if corpus, tokenizer and window do not fit together.
@@ -72,6 +74,7 @@ class MusicDataModule(LightningDataModule):
         seed: int = 0,
         num_workers: int = 0,
         cache_dir: str | None = None,
+        wait_minutes: float = 60.0,
     ) -> None:
         super().__init__()
         self.corpus_name = str(Path(corpus).expanduser()) if str(corpus).startswith("~") else str(corpus)
@@ -88,6 +91,7 @@ class MusicDataModule(LightningDataModule):
         self.seed = seed
         self.num_workers = num_workers
         self.cache_dir = cache_dir
+        self.wait_minutes = wait_minutes
         self._check()
         self._corpus: Corpus | None = None
         self._store: TokenStore | None = None
@@ -113,6 +117,8 @@ class MusicDataModule(LightningDataModule):
         for name, least in (("batch_size", 1), ("valid_batch_size", 1), ("num_workers", 0), ("seed", 0)):
             if (value := getattr(self, name)) is not None and value < least:
                 raise ValueError(f"{name}={value}, expected at least {least}.")
+        if self.wait_minutes <= 0:
+            raise ValueError(f"wait_minutes={self.wait_minutes}, expected more than 0.")
         if len(self.transpose) != 2:
             raise ValueError(f"transpose={self.transpose}, expected the lowest and the highest shift, such as (-5, 6).")
         check_range(*self.transpose)
@@ -156,11 +162,24 @@ class MusicDataModule(LightningDataModule):
     # What Lightning calls.
 
     def prepare_data(self) -> None:
-        """Read the corpus and make its tokens, on one process of each machine; the others open what it made."""
-        _ = self.store
+        """Read the corpus and make its tokens; with several processes ``setup`` does, where the others hear of an error."""
+        if not is_spread():
+            _ = self.store
 
     def setup(self, stage: str) -> None:
-        """Open the tokens, and refuse what cannot be trained on before anything is computed."""
+        """Make the tokens on one process of each machine, open them, and refuse what cannot be trained on before anything is computed.
+
+        Raises:
+            ValueError: also in every other process, if one could not make them, with its reason; or if that took too long.
+        """
+        local_rank = 0 if self.trainer is None else self.trainer.local_rank
+        build_first(
+            lambda: self.store,
+            is_builder=local_rank == 0,
+            what="read the corpus and make its tokens",
+            wait_minutes=self.wait_minutes,
+            says=local_rank <= 1,
+        )
         if stage == "fit":
             self._offset, self._resume_at, self._batch_size_before = 0, None, None
             _, world_size = self._rank_and_world()

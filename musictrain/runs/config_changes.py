@@ -12,7 +12,7 @@ from musictrain.runs.records import plain
 # Where something is written, shown or loaded from, and over which devices it is spread, which does not change what is trained.
 ELSEWHERE = (
     *("runs", "name", "ckpt_path", "config", "trainer.logger", "trainer.enable_progress_bar", "trainer.default_root_dir"),
-    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "timeout_minutes"),
+    *("trainer.accelerator", "trainer.devices", "trainer.num_nodes", "trainer.strategy", "timeout_minutes", "data.init_args.wait_minutes"),
 )
 
 
