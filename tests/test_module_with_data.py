@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from musictrain import Decoder, MusicDataModule, MusicModule
-from musictrain.optim import WarmupCosine
+from musictrain.optim import Constant, WarmupCosine
 from tests.tiny_runs import logged, new_trainer, same_weights
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
@@ -57,6 +57,22 @@ def test_a_run_resumed_from_any_of_its_checkpoints_ends_in_the_same_bits(corpus,
         assert same_weights(resumed, whole), version.name
         lines = logged(tmp_path / version.stem, "train/loss")
         assert lines.items() <= logged(tmp_path, "train/loss").items()
+
+
+@pytest.mark.parametrize("packing", [True, False])
+def test_accumulated_batches_train_like_one_large_batch(corpus, tmp_path, packing):
+    weights = {}
+    for accumulation in (1, 3):
+        data = new_data(corpus, batch_size=6 // accumulation, window=24, packing=packing)
+        sgd = MusicModule(new_decoder(data, dropout=0.0), lambda params: torch.optim.SGD(params, lr=0.3), Constant())
+        options = {"max_epochs": 2, "accumulate_grad_batches": accumulation, "limit_val_batches": 0, "gradient_clip_val": 0.5}
+        new_trainer(tmp_path / str(accumulation), **options).fit(sgd, data)
+        weights[accumulation] = sgd.network.state_dict()
+        padded = [int((data.train_plan().batch(k)["tokens"] == data.tokenizer.pad_id).sum()) for k in range(6)]
+        assert len(set(padded)) == 1 if packing else len(set(padded)) > 1
+    assert all(torch.allclose(tensor, weights[3][name], rtol=0, atol=1e-6) for name, tensor in weights[1].items())
+    for key in ("train/loss", "train/gradient_norm", "train/tokens"):
+        assert logged(tmp_path / "3", key) == pytest.approx(logged(tmp_path / "1", key), rel=1e-5)
 
 
 def test_validation_counts_every_token_note_and_beat_of_the_pieces_once(corpus, tmp_path):

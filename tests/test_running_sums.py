@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from musictrain import running_sums
-from musictrain.running_sums import LikelihoodSums, TrainingSums
+from musictrain.running_sums import LikelihoodSums, StepTokens, TrainingSums
 
 CPU = torch.device("cpu")
 
@@ -114,3 +114,30 @@ def test_what_the_batches_do_not_tell_is_left_out():
     sums = LikelihoodSums(CPU)
     sums.add(torch.tensor(6.0), torch.tensor(3), torch.zeros(2, 4))
     assert sums.means(alone) == {"loss": 2.0}
+
+
+def test_weighed_losses_of_unlike_batches_and_ranks_come_to_the_mean_over_their_tokens():
+    nats, counts = torch.tensor([[9.0, 2.0], [5.0, 0.0]]), torch.tensor([[6, 4], [7, 0]])  # (ranks, batches)
+    ranks = [StepTokens(), StepTokens()]
+    weighed = torch.zeros(2)
+    for number, rank in enumerate(ranks):
+        rank.unit = 8
+        for nll, count in zip(nats[number], counts[number], strict=True):
+            weighed[number] += rank.weigh(nll / count.clamp(min=1), count)
+            rank.gather()
+    total = sum(rank.factor(alone, 1).reciprocal() * rank.unit for rank in ranks)
+    assert total == counts.sum()
+    factor = ranks[0].factor(lambda tokens: torch.full_like(tokens, float(total)), 2)
+    assert float(weighed.mean() * factor) == pytest.approx(float(nats.sum() / counts.sum()))
+
+
+def test_tokens_of_a_half_gathered_step_survive_a_checkpoint():
+    first, second = StepTokens(), StepTokens()
+    first.unit = 8
+    first.weigh(torch.tensor(1.0), torch.tensor(6))
+    assert not first
+    first.gather()
+    second.load_state_dict(first.state_dict())
+    assert (bool(second), second.state_dict()) == (True, {"unit": 8, "tokens": 6.0})
+    second.forget()
+    assert (bool(second), second.state_dict()) == (False, {"unit": 8, "tokens": 0.0})
