@@ -42,8 +42,12 @@ class Committee(nn.Module):
     Raises:
         ValueError: if there is no member.
 
+    Over several ranks each member is trained on other rows than it would be on one: the rows of a batch are first dealt out to the ranks.
+
     Source: deep ensembles (Lakshminarayanan et al., 2017), trained as one network.
     """
+
+    blocks = ("members",)
 
     def __init__(self, vocab_size: int, member: Callable[[int], nn.Module], num_members: int = 4) -> None:
         super().__init__()

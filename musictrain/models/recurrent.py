@@ -41,6 +41,7 @@ class Recurrent(nn.Module):
     """
 
     max_context: int | None = None
+    blocks = ("recurrent",)
 
     def __init__(
         self,

@@ -76,6 +76,7 @@ class VoiceFrames(nn.Module):
     """
 
     max_context: int | None = None
+    blocks = ("reader.layers", "head")
 
     def __init__(
         self,

@@ -37,13 +37,13 @@ GATHER_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 class ShardedStrategy(ModelParallelStrategy):
     """Lightning's ModelParallelStrategy that spreads the module by itself.
 
-    What is spread is ``module.network`` if there is one, else the module. A module whose ``configure_model`` has spread its weights
-    already is left as it is. Every rank begins with the weights of the first.
+    What is spread is each part of the module that has weights: ``network``, or whatever it is called. A module whose ``configure_model``
+    has spread its weights already is left as it is. Every rank begins with the weights of the first.
 
     Args:
         tensor_parallel_size: so many neighbouring devices share the same rows and split the layers of the network's plan.
         data_parallel_size: how many groups read different rows; ``auto`` is all devices divided by ``tensor_parallel_size``.
-        blocks: dotted names of the network's lists of blocks; None means its own ``blocks``.
+        blocks: dotted names of lists of blocks in the network, or in the module; None means what each network calls ``blocks`` itself.
         activation_checkpointing: blocks compute their activations again on the way back.
         gather_dtype: ``bf16`` halves what FSDP sends: weights are gathered in bfloat16 and gradients summed in 32 bits. None: as they are.
         save_distributed_checkpoint: whether each process writes its share; otherwise the first one puts all together and writes a file.
@@ -111,7 +111,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.model_to_device()
         self.model = self.precision_plugin.convert_module(self.model)
         if not is_parallel(self.model):
-            self._spread(self._network())
+            self._spread()
         self.barrier()
         if trainer.state.fn == TrainerFn.FITTING:
             self.setup_optimizers(trainer)
@@ -125,22 +125,23 @@ class ShardedStrategy(ModelParallelStrategy):
         assert self.lightning_module is not None
         return self.lightning_module
 
-    def _network(self) -> nn.Module:
-        network = getattr(self._module, "network", None)
-        return network if isinstance(network, nn.Module) else self._module
-
-    def _spread(self, network: nn.Module) -> None:
+    def _spread(self) -> None:
         # Two dimensions are gathered one after the other, which torch remarks on at every norm and every save.
         logging.getLogger("torch.distributed.tensor._redistribute").setLevel(logging.ERROR)
         same_everywhere(self._module)
-        self.skeleton = skeleton_of(network)
+        parts = parts_of(self._module)
+        self.skeleton = skeleton_of(parts.get("network", next(iter(parts.values()))))
+        for name, part in parts.items():
+            self._spread_part(part, blocks_in(name, self.blocks))
+
+    def _spread_part(self, network: nn.Module, blocks: list[str] | None) -> None:
         if self.device_mesh["tensor_parallel"].size() > 1:
             split_tensors(network, self.device_mesh["tensor_parallel"])
         if self.activation_checkpointing:
-            recompute(network, self.blocks)
+            recompute(network, blocks)
         data = self.device_mesh["data_parallel"]
         if data.size() > 1 or not is_parallel(network):
-            shard(network, data, blocks=self.blocks, gather_dtype=self.gather_dtype)
+            shard(network, data, blocks=blocks, gather_dtype=self.gather_dtype)
 
     def _settle_kernels(self) -> None:
         """Let an optimizer go through a group one by one where it holds weights of several kinds, which its fused kernels do not take."""
@@ -185,6 +186,36 @@ class ShardedStrategy(ModelParallelStrategy):
         names = names_in_order(self._module, optimizer)
         groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
         return {"state": {names[number]: values for number, values in state["state"].items()}, "param_groups": groups}
+
+
+def parts_of(module: LightningModule) -> dict[str, nn.Module]:
+    """The parts of a module that have weights, by name.
+
+    Raises:
+        ValueError: if the module has none, or holds weights itself: Lightning never calls the module as a whole, so that nothing would
+            gather them.
+    """
+    parts = {name: part for name, part in module.named_children() if any(True for _ in part.parameters())}
+    own = [name for name, _ in module.named_parameters(recurse=False)]
+    if own or not parts:
+        what = f"holds the weights {', '.join(own)} itself" if own else "has no part with weights"
+        raise ValueError(
+            f"{type(module).__name__} {what}, and only parts of a module can be spread over devices: put its weights into one, such as "
+            "self.network. Or use the strategy ddp."
+        )
+    return parts
+
+
+def blocks_in(part: str, names: str | list[str] | None) -> list[str] | None:
+    """Names of blocks as one part of the module knows them: what begins with its name, without it, and all that name no part.
+
+    >>> blocks_in("model", ["model.layers", "layers"]), blocks_in("model", None)
+    (['layers', 'layers'], None)
+    """
+    if names is None:
+        return None
+    wanted = [names] if isinstance(names, str) else list(names)
+    return [name.removeprefix(f"{part}.") for name in wanted]
 
 
 def names_in_order(module: nn.Module, optimizer: Optimizer) -> list[str]:
