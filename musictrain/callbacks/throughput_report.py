@@ -28,7 +28,7 @@ from musictrain.speed.memory import peak_memory_mib
 from musictrain.speed.music_read import MusicRead, mean_tokens_per_piece
 from musictrain.speed.peak import dtype_of, measured_peak
 from musictrain.speed.phase_clock import PhaseClock, ticker_for
-from musictrain.speed.phases import ASIDE, PHASES, listen, stop_listening
+from musictrain.speed.phases import ASIDE, PHASES, listen, phase, stop_listening
 from musictrain.speed.speed_report import WAITING_ASIDE, RankWindow, SpeedReport, as_table
 
 log = logging.getLogger(__name__)
@@ -195,7 +195,7 @@ class ThroughputReport(Callback):
             **self._read.flush(),
             flops=flops,
             memory_mib=peak_memory_mib(pl_module.device),
-            seconds=tuple(seconds.get(phase, 0.0) for phase in PHASES),
+            seconds=tuple(seconds.get(name, 0.0) for name in PHASES),
         )
 
     def _gather(self, trainer: Trainer, pl_module: LightningModule, window: RankWindow) -> SpeedReport:
@@ -266,31 +266,30 @@ def _watch(trainer: Trainer, pl_module: LightningModule, clock: PhaseClock) -> l
         for optimizer in trainer.optimizers
         if hasattr(optimizer, "register_step_post_hook")
     ]
-    return [*(hook.remove for hook in hooks), _watch_profiler(trainer.profiler, clock)]  # type: ignore[attr-defined]
+    return [
+        *(hook.remove for hook in hooks),
+        _shadow(trainer.fit_loop.epoch_loop, "_on_before_fetch", lambda fetch: _switching(clock, fetch)),
+        _shadow(trainer, "save_checkpoint", phase("saving")),
+    ]
 
 
-def _watch_profiler(profiler: Any, clock: PhaseClock) -> Callable[[], None]:
-    """Whatever profiler there is, Lightning tells it every action by name: two of them no callback hears of."""
-    start, stop = profiler.start, profiler.stop
+def _switching(clock: PhaseClock, fetch: Callable[[], None]) -> Callable[[], None]:
+    def before_fetch() -> None:
+        clock.switch("data")
+        fetch()
 
-    def start_too(action: str) -> None:
-        if action == "[_TrainingEpochLoop].train_dataloader_next":
-            clock.switch("data")
-        elif action == "save_checkpoint":
-            clock.enter("saving")
-        start(action)
+    return before_fetch
 
-    def stop_too(action: str) -> None:
-        stop(action)
-        if action == "save_checkpoint":
-            clock.leave("saving")
 
-    before = {name: vars(profiler)[name] for name in ("start", "stop") if name in vars(profiler)}
-    profiler.start, profiler.stop = start_too, stop_too
+def _shadow(owner: Any, name: str, wrap: Callable[[Any], Any]) -> Callable[[], None]:
+    """Put a wrapped method in front of the class's own, on this one object; gives back how to undo it."""
+    before = vars(owner).get(name)
+    setattr(owner, name, wrap(getattr(owner, name)))
 
     def undo() -> None:
-        for name in ("start", "stop"):
-            vars(profiler).pop(name, None)
-        vars(profiler).update(before)
+        if before is None:
+            vars(owner).pop(name, None)
+        else:
+            setattr(owner, name, before)
 
     return undo

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 UNITS = ("tokens", "notes", "pieces")
+MOST_COUNTS = 1024  # between two flushes; then they are added up where they are
 
 
 class MusicRead:
@@ -27,13 +28,16 @@ class MusicRead:
     def __init__(self, pad_id: int | None = None, tokens_per_piece: float | None = None) -> None:
         self.pad_id, self.tokens_per_piece = pad_id, tokens_per_piece
         self.rows_of_length: Counter[int] = Counter()
-        self._known: set[str] = set()
-        self._sums: Tensor | None = None
+        self._on_host: Counter[str] = Counter()
+        self._on_device: dict[str, list[Tensor]] = {}
 
     @property
     def known(self) -> tuple[str, ...]:
         """Which of tokens, notes and pieces the batches have told so far."""
-        return tuple(unit for unit in UNITS if unit in self._known)
+        told = {*self._on_host, *self._on_device}
+        if "tokens" in told and self.tokens_per_piece is not None:
+            told.add("pieces")
+        return tuple(unit for unit in UNITS if unit in told)
 
     def add(self, batch: Any) -> None:
         """Count a batch."""
@@ -42,33 +46,40 @@ class MusicRead:
             return
         rows, time = tokens.shape
         self.rows_of_length[time - 1] += rows
-        sums = self._sums_on(tokens.device)
-        sums[0] += rows * (time - 1) if self.pad_id is None else (tokens[:, 1:] != self.pad_id).sum()
-        self._known.add("tokens")
-        counts = batch if isinstance(batch, Mapping) else {}
-        if isinstance(notes := counts.get("notes"), Tensor):
-            sums[1] += notes.sum()
-            self._known.add("notes")
-        if self.tokens_per_piece is not None:
-            self._known.add("pieces")
-        elif isinstance(piece := counts.get("piece"), Tensor):
-            sums[2] += (piece >= 0).sum()
-            self._known.add("pieces")
+        if self.pad_id is None:
+            self._on_host["tokens"] += rows * (time - 1)
+        else:
+            self._keep("tokens", tokens[:, 1:].ne(self.pad_id).sum())
+        if isinstance(batch, Mapping):
+            if isinstance(notes := batch.get("notes"), Tensor):
+                self._keep("notes", notes.sum())
+            if self.tokens_per_piece is None and isinstance(piece := batch.get("piece"), Tensor):
+                self._keep("pieces", piece.ge(0).sum())
 
     def flush(self) -> dict[str, float]:
         """Tokens, notes and pieces since the last time; waits for the device."""
-        tokens, notes, pieces = (0.0, 0.0, 0.0) if self._sums is None else self._sums.tolist()
-        self._sums = None
+        totals = {unit: float(self._on_host[unit]) for unit in UNITS}
+        for unit, counts in self._on_device.items():
+            if counts:
+                totals[unit] += float(_sum_of(counts))
+                counts.clear()
+        self._on_host = Counter(dict.fromkeys(self._on_host, 0))
         self.rows_of_length.clear()
         if self.tokens_per_piece is not None:
-            pieces = tokens / self.tokens_per_piece
-        return {"tokens": tokens, "notes": notes, "pieces": pieces}
+            totals["pieces"] = totals["tokens"] / self.tokens_per_piece
+        return totals
 
-    def _sums_on(self, device: torch.device) -> Tensor:
-        if self._sums is None:
-            # In 32 bits counts beyond 16.8 million would stand still, but some devices have no more.
-            self._sums = torch.zeros(len(UNITS), dtype=torch.float32 if device.type == "mps" else torch.float64, device=device)
-        return self._sums
+    def _keep(self, unit: str, count: Tensor) -> None:
+        counts = self._on_device.setdefault(unit, [])
+        counts.append(count)
+        if len(counts) > MOST_COUNTS:
+            counts[:] = [_sum_of(counts)]
+
+
+def _sum_of(counts: list[Tensor]) -> Tensor:
+    # In 32 bits counts beyond 16.8 million would stand still, but some devices have no more.
+    wide = torch.float32 if counts[0].device.type == "mps" else torch.float64
+    return torch.stack([count.to(wide) for count in counts]).sum()
 
 
 def tokens_in(batch: Any) -> Tensor | None:

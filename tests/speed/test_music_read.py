@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from musictrain.speed.music_read import MusicRead, mean_tokens_per_piece, tokens_in
+from musictrain.speed.music_read import MOST_COUNTS, MusicRead, mean_tokens_per_piece, tokens_in
 
 BATCH = {
     "tokens": torch.tensor([[5, 6, 7, 8], [5, 6, 0, 0], [0, 0, 0, 0]]),
@@ -62,3 +62,11 @@ def test_the_mean_length_of_a_piece_comes_from_a_store():
 
     assert mean_tokens_per_piece(Store()) == 25.0
     assert mean_tokens_per_piece(None) is None
+
+
+def test_many_batches_without_a_flush_are_added_up_on_the_way():
+    read = MusicRead(pad_id=0)
+    for _ in range(2 * MOST_COUNTS + 3):
+        read.add(BATCH)
+    assert len(read._on_device["tokens"]) <= MOST_COUNTS
+    assert read.flush()["tokens"] == 4 * (2 * MOST_COUNTS + 3)
