@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, Literal, NoReturn
 
 import yaml
-from jsonargparse.typing import PositiveFloat
+from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -20,6 +20,7 @@ from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import check_same_parts
 from musictrain.cli.run_defaults import default_callbacks, loggers_of, measuring_options, run_name
 from musictrain.cli.spread_trainer import SpreadTrainer, settle_device
+from musictrain.data.accumulation import AccumulationRule
 from musictrain.runs import RunFolder
 from musictrain.runs.train_log import TrainLog
 
@@ -164,6 +165,7 @@ class MusicCLI(LightningCLI):
         options, self.reasons = settle_device(self.settings, settings, self.model, self.datamodule)
         if self._command != "fit":
             return super().instantiate_trainer(**{**measuring_options(settings), **options, **kwargs})
+        self._check_batch(settings)
         config = self.resolved_config()
         if self._folder is None and self.settings.get("ckpt_path") in WHICH:
             self._go_on(config)
@@ -173,10 +175,23 @@ class MusicCLI(LightningCLI):
         recorder = RunRecorder(config=config, train_log=self._train_log)
         return super().instantiate_trainer(
             logger=loggers_of(self.run_logger, settings.get("logger")),
-            callbacks=[*self._further_callbacks, *default_callbacks(settings.get("callbacks"), settings, recorder, self.reasons)],
+            callbacks=[*self._further_callbacks, *self._callbacks(settings, recorder)],
             **options,
             **kwargs,
         )
+
+    def _callbacks(self, settings: Any, recorder: RunRecorder) -> list[Callback]:
+        return default_callbacks(settings.get("callbacks"), settings, recorder, self.reasons, self.settings.get("global_batch_tokens"))
+
+    def _check_batch(self, settings: Any) -> None:
+        """Refuse tokens of a step that cannot work, before a run is begun."""
+        tokens, of_batch = self.settings.get("global_batch_tokens"), getattr(self.datamodule, "tokens_per_batch", None)
+        if tokens is not None and settings.get("accumulate_grad_batches") not in (None, 1):
+            raise UsageError(
+                "Both --global_batch_tokens and --trainer.accumulate_grad_batches say how much a step gathers: set one of them."
+            )
+        if tokens is not None and of_batch is not None:
+            AccumulationRule.of_tokens({0: tokens}, of_batch)
 
     def _go_on(self, config: str) -> None:
         """Turn ``last``, ``best`` or ``auto`` into a version of the newest run of this configuration, and go on in its folder."""
@@ -209,6 +224,12 @@ def add_device_arguments(parser: LightningArgumentParser) -> None:
         type=PositiveFloat,
         default=10.0,
         help="With several processes: how long one waits for another that does not answer before all end with an error.",
+    )
+    parser.add_argument(
+        "--global_batch_tokens",
+        type=PositiveInt | None,
+        default=None,
+        help="Tokens of an optimizer step over all devices: so many batches are gathered. A schedule: callbacks.AccumulationSchedule.",
     )
 
 

@@ -12,7 +12,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger
 
-from musictrain.callbacks import PlainProgress, RunLogger, RunRecorder, VersionedCheckpoint, WriteSamples
+from musictrain.callbacks import (
+    AccumulationSchedule,
+    PlainProgress,
+    RunLogger,
+    RunRecorder,
+    ThroughputReport,
+    VersionedCheckpoint,
+    WriteSamples,
+)
 from musictrain.checkpoints import CompressedCheckpointIO
 from musictrain.cli.recipes import config_files
 from musictrain.runs.summary import shown
@@ -36,7 +44,9 @@ def loggers_of(run_logger: RunLogger, others: Any) -> list[Logger]:
     return [run_logger, *(others if isinstance(others, list | tuple) else [others])]
 
 
-def default_callbacks(given: Any, settings: Any, recorder: RunRecorder, reasons: Sequence[str] = ()) -> list[Callback]:
+def default_callbacks(
+    given: Any, settings: Any, recorder: RunRecorder, reasons: Sequence[str] = (), global_batch_tokens: int | None = None
+) -> list[Callback]:
     """The user's callbacks with the defaults added; a default gives way to a callback of its kind that is there already.
 
     Args:
@@ -44,13 +54,22 @@ def default_callbacks(given: Any, settings: Any, recorder: RunRecorder, reasons:
         settings: of the trainer.
         recorder: the one that knows the configuration.
         reasons: why the run is spread over devices as it is, to be announced.
+        global_batch_tokens: tokens of an optimizer step, None for one batch.
+
+    Raises:
+        ValueError: if tokens of a step are asked for and a schedule of them is there already.
     """
     mine = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
     defaults: list[tuple[type[Callback], list[Callback]]] = [
         (RunRecorder, [recorder]),
         (Announcement, [Announcement(reasons)]),
         (WriteSamples, [WriteSamples()]),
+        (ThroughputReport, [ThroughputReport()]),
     ]
+    if global_batch_tokens is not None:
+        if any(isinstance(other, AccumulationSchedule) for other in mine):
+            raise ValueError("Both --global_batch_tokens and an AccumulationSchedule say how much a step gathers: leave one of them out.")
+        defaults.append((AccumulationSchedule, [AccumulationSchedule(global_batch_tokens=global_batch_tokens)]))
     if settings.get("enable_model_summary") is not False:
         # Lightning's own choice would print a table; this one goes to the log.
         defaults.append((ModelSummary, [ModelSummary()]))

@@ -107,8 +107,21 @@ def print_summary(cli: Any, runs_dir: Path) -> None:
     elsewhere = runs_dir if runs_dir != default_runs_dir() else None
     run = RunFolder(Path(cli.run_logger.save_dir))
     print(f"\nFinished after {cli.trainer.global_step:,} steps.")
-    print(summary(run, command=program(), runs_dir=elsewhere, checkpoints=kept_versions(run)), flush=True)
+    print(summary(run, command=program(), runs_dir=elsewhere, facts=[*kept_versions(run), *speed_of(cli.trainer)]), flush=True)
     logging.getLogger(__name__).info("Finished.")
+
+
+def speed_of(trainer: Any) -> list[tuple[str, str]]:
+    """How fast it was, if somebody measured."""
+    reports = [callback for callback in trainer.callbacks if type(callback).__name__ == "ThroughputReport"]
+    measured: dict[str, float] = reports[0].summary() if reports else {}
+    if "tokens_per_second" not in measured:
+        return []
+    words = [f"{measured['tokens_per_second']:,.0f} tokens/s"]
+    words += [f"{100 * measured['mfu']:.0f} % of the device's peak"] if "mfu" in measured else []
+    words += [f"waiting for data {100 * measured['data_wait']:.1f} % of the time"]
+    words += [f"{measured['memory_peak_mib']:,.0f} MiB of memory"] if "memory_peak_mib" in measured else []
+    return [("speed", ", ".join(words))]
 
 
 def kept_versions(run: RunFolder) -> list[tuple[str, str]]:

@@ -13,26 +13,24 @@ from musictrain.runs.records import read_records
 SCORES = (("val/nats_per_note", "nats per note"), ("val/bits_per_beat", "bits per beat"))
 
 
-def summary(
-    run: RunFolder, *, command: str = "musictrain", runs_dir: Path | None = None, checkpoints: Sequence[tuple[str, str]] = ()
-) -> str:
+def summary(run: RunFolder, *, command: str = "musictrain", runs_dir: Path | None = None, facts: Sequence[tuple[str, str]] = ()) -> str:
     """Best value and its step, likelihoods, where the samples are and how to listen, the checkpoint, and the commands to go on.
 
     Args:
         run: a run that has been training; whatever it lacks is left out.
         command: how this program is called here.
         runs_dir: added as ``--runs`` to the commands; None if they find the run without it.
-        checkpoints: what the run has saved: lines of the table.
+        facts: further lines of the table, such as what the run has saved and how fast it was.
     """
     rows = read_records(run.metrics)
-    facts = [("run", shown(run.path)), *_likelihood(run, rows), *checkpoints, *_samples(run)]
+    table = [("run", shown(run.path)), *_likelihood(run, rows), *facts, *_samples(run)]
     where = f" --runs {shown(runs_dir)}" if runs_dir is not None else ""
     name = "-".join(run.name.split("-")[-2:])
     todo = [
         ("more music", f"{command} sample {name} --n 8{where}"),
         ("go on", f"{command} resume {name} --trainer.max_steps {max(2 * run.last_step(), 1)}{where}"),
     ]
-    return "\n".join([*_table(facts), "Next", *_table(todo)])
+    return "\n".join([*_table(table), "Next", *_table(todo)])
 
 
 def _likelihood(run: RunFolder, rows: Sequence[dict[str, Any]]) -> list[tuple[str, str]]:

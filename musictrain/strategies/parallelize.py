@@ -50,18 +50,27 @@ def split_tensors(network: nn.Module, mesh: DeviceMesh) -> None:
     """Split the layers of the network's plan over a mesh of one dimension.
 
     Raises:
-        ValueError: if the network declares no plan, its plan names what it does not have, or a layer cannot be split so often.
+        ValueError: as ``plan_of``.
+    """
+    parallelize_module(network, mesh, plan_of(network, mesh.size()))
+
+
+def plan_of(network: nn.Module, size: int) -> dict[str, ParallelStyle]:
+    """The network's plan for ``size`` devices, as torch takes it.
+
+    Raises:
+        ValueError: if the network declares none, its plan names what it does not have, or a layer cannot be split so often.
     """
     declare = getattr(network, "tensor_parallel_plan", None)
     if declare is None:
         raise ValueError(
-            f"{type(network).__name__} declares no tensor_parallel_plan, so its layers cannot be split over {mesh.size()} devices. "
+            f"{type(network).__name__} declares no tensor_parallel_plan, so its layers cannot be split over {size} devices. "
             "Use the strategy ddp or fsdp; or let the network declare which linear layers are split: a method tensor_parallel_plan(size) "
             "that gives {'blocks.*.attention.query': 'colwise', 'blocks.*.attention.output': 'rowwise', ...}."
         )
-    plan = {name: style_of(name, style) for name, style in declare(mesh.size()).items()}
-    check_plan(network, plan, mesh.size())
-    parallelize_module(network, mesh, plan)
+    plan = {name: style_of(name, style) for name, style in declare(size).items()}
+    check_plan(network, plan, size)
+    return plan
 
 
 def style_of(name: str, style: Any) -> ParallelStyle:

@@ -15,7 +15,7 @@ from torch import nn
 
 from musictrain.runs.environment import memory_gib
 from musictrain.strategies.choosing import WORDS, Choice, Situation, check_word, choose, tensor_parallel_size_of
-from musictrain.strategies.parallelize import check_plan, style_of
+from musictrain.strategies.parallelize import plan_of
 from musictrain.strategies.precision import check_precision, choose_precision, device_at_hand
 from musictrain.strategies.sharded import ShardedStrategy
 
@@ -62,7 +62,8 @@ def spread(settings: Mapping[str, Any], module: nn.Module, datamodule: Any = Non
     if started_from_outside() is not None:
         result.options |= {"devices": result.local, "num_nodes": result.nodes}
     now = situation_of(result, module, datamodule)
-    _decide_strategy(result, settings.get("strategy") or "auto", now, timeout_minutes)
+    network = getattr(module, "network", module)
+    _decide_strategy(result, settings.get("strategy") or "auto", now, network, timeout_minutes)
     _decide_precision(result, settings.get("precision"))
     return result
 
@@ -137,14 +138,13 @@ def memory_of(kind: str, local: int) -> int | None:
 def can_split(network: Any, size: int) -> bool:
     """Whether a network's tensor-parallel plan works for ``size`` devices."""
     try:
-        plan = network.tensor_parallel_plan(size)
-        check_plan(network, {name: style_of(name, style) for name, style in plan.items()}, size)
-    except (AttributeError, ValueError):
+        plan_of(network, size)
+    except ValueError:
         return False
     return True
 
 
-def _decide_strategy(result: Spread, asked: Any, now: Situation, timeout_minutes: float) -> None:
+def _decide_strategy(result: Spread, asked: Any, now: Situation, network: nn.Module, timeout_minutes: float) -> None:
     if isinstance(asked, Strategy) or not isinstance(asked, str):
         return
     check_word(asked, tuple(StrategyRegistry.available_strategies()))
@@ -158,6 +158,8 @@ def _decide_strategy(result: Spread, asked: Any, now: Situation, timeout_minutes
         return
     if result.kind == "mps":
         raise ValueError(f"The strategy {choice.word} does not run on Apple's GPU: use --trainer.devices 1, or --trainer.accelerator cpu.")
+    if choice.tensor_parallel_size > 1:
+        plan_of(network, choice.tensor_parallel_size)
     result.reasons.append(f"strategy {choice.word}: {choice.reason}")
     result.options["strategy"] = strategy_of(choice, timeout_minutes)
 

@@ -27,7 +27,7 @@ def test_everything_there_is_is_told(tmp_path: Path) -> None:
         run.samples_at(200).mkdir(parents=True, exist_ok=True)
         (run.samples_at(200) / name).touch()
     lines = summary(
-        run, command="python -m musictrain", runs_dir=tmp_path, checkpoints=[("best checkpoint", f"{tmp_path}/v1.ckpt")]
+        run, command="python -m musictrain", runs_dir=tmp_path, facts=[("best checkpoint", f"{tmp_path}/v1.ckpt")]
     ).splitlines()
     assert lines == [
         f"  run              {run.path}",

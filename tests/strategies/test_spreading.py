@@ -121,3 +121,10 @@ def test_devices_that_are_not_known_here_are_left_to_lightning() -> None:
     assert kind_of("cpu") == "cpu"
     assert kind_of("tpu") == "tpu"
     assert spread({"accelerator": "tpu", "devices": 8, "strategy": "auto"}, small()).options == {}
+
+
+def test_a_network_that_cannot_be_split_is_refused_before_anything_runs() -> None:
+    with pytest.raises(ValueError, match="Recurrent declares no tensor_parallel_plan"):
+        of(MusicModule(Recurrent(40)), strategy="tp", devices=2)
+    with pytest.raises(ValueError, match="4 heads cannot be dealt out to 3 devices"):
+        of(strategy="tp", devices=3)
