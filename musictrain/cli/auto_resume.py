@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from musictrain.cli.exits import UsageError
+from musictrain.cli.one_decision import first_decides
 from musictrain.cli.resume import max_steps_of, read_config, step_of
 from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, list_runs
@@ -15,7 +18,7 @@ WHICH = ("last", "best", "auto")
 
 
 def version_to_go_on_from(which: str, runs_dir: Path, config: dict[str, Any]) -> tuple[RunFolder, Path] | None:
-    """The run and its version; None if ``auto`` finds nothing to go on with.
+    """The run and its version; None if ``auto`` finds nothing to go on with. Of several processes the first one looks, for all.
 
     Args:
         which: ``last`` or ``best`` of the newest run of this configuration; ``auto``: its last version, if the run was interrupted.
@@ -26,6 +29,33 @@ def version_to_go_on_from(which: str, runs_dir: Path, config: dict[str, Any]) ->
         UsageError: if ``last`` or ``best`` is asked for and there is no such run.
         CommandError: if it has versions and none can be used.
     """
+    return agreed(f"ckpt_path {which}", lambda: _found(which, runs_dir, config))
+
+
+def agreed(topic: str, find: Callable[[], tuple[RunFolder, Path] | None]) -> tuple[RunFolder, Path] | None:
+    """The run and the version that the first process finds, in every process.
+
+    Raises:
+        UsageError: in a process that does not see that version.
+    """
+
+    def decide() -> list[str] | None:
+        found = find()
+        return None if found is None else [str(found[0].path), str(found[1])]
+
+    told = first_decides(topic, decide)
+    if told is None:
+        return None
+    folder, version = (Path(path) for path in told)
+    if not version.exists():
+        raise UsageError(
+            f"On {socket.gethostname()}, {version} is not there, from which the first process of this run goes on. All machines must see "
+            f"the folder of the runs, under the same path (this process is in {Path.cwd()}): put it on a disk that they share."
+        )
+    return RunFolder(folder), version
+
+
+def _found(which: str, runs_dir: Path, config: dict[str, Any]) -> tuple[RunFolder, Path] | None:
     same = [run for run in list_runs(runs_dir) if fingerprint_of(run) == config_fingerprint(config)]
     if which == "auto":
         same = [run for run in same if any(run.checkpoints.glob("v*.ckpt*"))][-1:]

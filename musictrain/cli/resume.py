@@ -28,12 +28,29 @@ def run(command: str, arguments: list[str]) -> int:
         UsageError: if there is nothing to go on with, or another model, tokenizer or corpus is asked for.
     """
     options, overrides = parser().parse_known_args(arguments)
-    found = find_run(options.run, options.runs)
     overrides = with_recipes(overrides)
-    checkpoint = version_of(found, options.version)
+    found, checkpoint = run_and_version(options)
     check_unfinished(found, checkpoint, overrides)
     words = ["--config", str(found.config), "--ckpt_path", str(checkpoint), "--runs", str(found.path.parent), *overrides]
     return train("fit", words, folder=found.path)
+
+
+def run_and_version(options: argparse.Namespace) -> tuple[RunFolder, Path]:
+    """The run that is meant and what to go on from, as the first of several processes sees it.
+
+    Raises:
+        RunNotFoundError, UsageError, CommandError: if there is none, or it cannot be used.
+    """
+    # That module needs this one's view of a run's configuration.
+    from musictrain.cli.auto_resume import agreed
+
+    def find() -> tuple[RunFolder, Path]:
+        run = find_run(options.run, options.runs)
+        return run, version_of(run, options.version)
+
+    found = agreed(f"resume {options.run}", find)
+    assert found is not None
+    return found
 
 
 def parser() -> CommandParser:
