@@ -9,7 +9,6 @@ so once and does nothing. Cost: the sampling time, seconds each time; the traini
 
 from __future__ import annotations
 
-import copy
 import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -19,7 +18,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import nn
 
-from musictrain.checkpoints.storing import load
+from musictrain.checkpoints.whole_network import agreed, network_of_version, whole_network
 from musictrain.data.tokenizers import Tokenizer
 from musictrain.generation import SampledPiece, sample_pieces
 from musictrain.generation.continuation import first_beats
@@ -106,24 +105,28 @@ class WriteSamples(Callback):
             return
         self._validations += 1
         if self.every and self._validations % self.every == 0:
-            self._sample(trainer, pl_module, getattr(pl_module, "network", None))
+            self._sample(trainer, pl_module)
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample from the best weights, or those of the end."""
-        network = getattr(pl_module, "network", None)
-        if isinstance(network, nn.Module) and self.weights == "best":
-            network = best_network(trainer, network)
-        self._sample(trainer, pl_module, network)
+        self._sample(trainer, pl_module, best=self.weights == "best")
 
-    def _sample(self, trainer: Trainer, pl_module: LightningModule, network: Any) -> None:
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, best: bool = False) -> None:
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
-        if trainer.fast_dev_run or not trainer.is_global_zero:  # type: ignore[attr-defined]
+        if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         tokenizer = getattr(trainer.datamodule, "tokenizer", None)  # type: ignore[attr-defined]
-        if not (isinstance(network, nn.Module) and isinstance(tokenizer, Tokenizer)):
+        if not (isinstance(getattr(pl_module, "network", None), nn.Module) and isinstance(tokenizer, Tokenizer)):
             self._warn_once(pl_module)
             return
-        target = RunFolder(Path(folder)).samples_at(trainer.global_step)
+        network = best_network(trainer, pl_module) if best else None
+        if not agreed("found" if network is not None else ""):
+            network = whole_network(trainer, pl_module)
+        if trainer.is_global_zero and network is not None:
+            self._write_all(trainer, network, tokenizer, RunFolder(Path(folder)).samples_at(trainer.global_step))
+        trainer.strategy.barrier("samples")
+
+    def _write_all(self, trainer: Trainer, network: nn.Module, tokenizer: Tokenizer, target: Path) -> None:
         try:
             for request in self._requests(trainer.datamodule):  # type: ignore[attr-defined]
                 for name, piece in self._play(request, network, tokenizer, trainer.datamodule):  # type: ignore[attr-defined]
@@ -171,14 +174,17 @@ class WriteSamples(Callback):
             )
 
 
-def best_network(trainer: Trainer, network: nn.Module) -> nn.Module:
-    """A copy of the network with the weights of the best checkpoint; the network itself where there is no checkpoint that fits."""
+def best_network(trainer: Trainer, pl_module: LightningModule) -> nn.Module | None:
+    """The network with the weights of the best checkpoint, on the first process; None on all where there is none that can be used."""
+    wait = getattr(trainer.strategy.checkpoint_io, "wait", None)
+    if wait is not None:
+        wait()  # the best may be the last, which is being written
     watching = [callback for callback in trainer.checkpoint_callbacks if getattr(callback, "monitor", None) is not None]
-    path = Path(getattr(watching[0], "best_model_path", "")) if watching else Path()
-    if not path.name or not path.exists():
-        return network
-    state = load(path)["state_dict"]
-    weights = {key.removeprefix("network."): value for key, value in state.items() if key.startswith("network.")}
-    best = copy.deepcopy(network)
-    best.load_state_dict(weights)
-    return best
+    path = agreed(str(getattr(watching[0], "best_model_path", "")) if watching else "")
+    network = None
+    if trainer.is_global_zero and path and Path(path).exists():
+        try:
+            network = network_of_version(trainer, pl_module, path)
+        except (ValueError, RuntimeError, OSError, KeyError) as error:
+            log.warning("%s cannot be sampled from: %s", path, error)
+    return network

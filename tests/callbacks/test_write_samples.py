@@ -133,7 +133,7 @@ def test_the_best_weights_are_played_and_the_last_ones_stay(tmp_path: Path) -> N
                     pl_module.network.logits.fill_(float(trainer.global_step))
 
     trainer, _ = fit(tmp_path, Marking(num=0), module, callbacks=[checkpoint], enable_checkpointing=True)
-    best: Any = best_network(trainer, module.network)
+    best: Any = best_network(trainer, module)
     assert best.logits.unique().tolist() == [2.0]
     assert module.network.logits.unique().tolist() == [4.0]
 

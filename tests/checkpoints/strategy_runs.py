@@ -13,15 +13,17 @@ import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
 
-from musictrain.callbacks import EMAWeightAveraging, VersionedCheckpoint
+from musictrain.callbacks import EMAWeightAveraging, VersionedCheckpoint, WriteSamples
 from musictrain.checkpoints.catalog import list_versions
+from musictrain.checkpoints.whole_network import whole_network
 from musictrain.data.loading import batch_loader
+from musictrain.data.tokenizers import VoiceGrid
 from musictrain.models import Decoder
 from musictrain.module import MusicModule
 from musictrain.strategies import ShardedStrategy
 from tests.checkpoints.exact_runs import EPOCH, Numbered, PositionKeepingData, quiet
 from tests.strategies.ranks import run_ranks
-from tests.tiny_runs import QUIET, VOCAB, new_module
+from tests.tiny_runs import PAD, QUIET, VOCAB, new_module
 
 RANKS = {"single": 1, "ddp": 2, "fsdp": 2, "tp": 2, "fsdp+tp": 4}
 SAVED, END = 2, 4
@@ -57,6 +59,8 @@ def train(
     ckpt_path: Path | str | None = None,
     saving: dict[str, Any] | None = None,
     network: Any = decoder,
+    data: Any = DealtOut,
+    pad_id: int | None = PAD,
     **options: Any,
 ) -> tuple[lightning.Trainer, MusicModule]:
     """Fit in this rank, with a version every other step in ``folder``; a resume leaves its report there as report.json."""
@@ -66,9 +70,9 @@ def train(
     few = {"devices": RANKS[kind], "strategy": strategy_of(kind), "use_distributed_sampler": False, "limit_val_batches": 0}
     every = {**few, "max_steps": steps, "enable_checkpointing": True, "logger": False, "default_root_dir": folder.parent}
     trainer = lightning.Trainer(**{**QUIET, **every, **options}, callbacks=[*callbacks, versions])
-    module = new_module(network(), optimizer=partial(torch.optim.AdamW, lr=0.01))
+    module = new_module(network(), optimizer=partial(torch.optim.AdamW, lr=0.01), pad_id=pad_id)
     with quiet():
-        trainer.fit(module, datamodule=DealtOut(), ckpt_path=ckpt_path)
+        trainer.fit(module, datamodule=data(), ckpt_path=ckpt_path)
     if versions.report is not None and trainer.is_global_zero:
         (folder / "report.json").write_text(json.dumps(versions.report.as_record(), default=str))
     return trainer, module
@@ -118,6 +122,40 @@ def averages(folder: Path) -> None:
 def one_file(folder: Path) -> None:
     train_averaged(folder, "fsdp", strategy=ShardedStrategy(save_distributed_checkpoint=False))
     train_averaged(folder / "on", "fsdp", ckpt_path=version_at(folder, SAVED))
+
+
+class Whole(Callback):
+    """Holds the network put together at the end against the last version, and asks it for logits."""
+
+    def on_fit_end(self, trainer: lightning.Trainer, pl_module: lightning.LightningModule) -> None:
+        network = whole_network(trainer, pl_module)
+        assert (network is None) is not trainer.is_global_zero
+        if network is not None:
+            torch.save((network.state_dict(), network(torch.arange(8)[None])), Path(trainer.default_root_dir) / "whole.pt")
+
+
+class Music(DealtOut):
+    """Batches whose tokens can be played."""
+
+    tokenizer = VoiceGrid(lowest=60, highest=64, steps_per_beat=1)
+
+
+def play(folder: Path, kind: str) -> None:
+    """Samples after a validation and from the best version at the end; then a network that fails while it is played from."""
+    tokens = partial(Decoder, Music.tokenizer.vocab_size, 16, 2, 2, max_context=64)
+    options = {"limit_val_batches": 1, "val_check_interval": 2, "data": Music, "network": tokens, "pad_id": None}
+    samples = {"num": 1, "continuations": 0, "beats": 2, "min_beats": 1}
+    train(folder / "checkpoints", kind, WriteSamples(every=1, **samples), Whole(), **options)
+    unlucky = WriteSamples(every=1, **samples)
+    unlucky._play = lambda *arguments: 1 / 0  # type: ignore[assignment, return-value]
+    trainer, _ = train(folder / "unlucky", kind, unlucky, **options)
+    assert trainer.global_step == END
+
+
+def players(folder: Path) -> None:
+    """A run under each strategy that plays what it has learned."""
+    for kind, ranks in AVERAGED.items():
+        run_ranks(ranks, play, folder / kind, kind)
 
 
 if __name__ == "__main__":

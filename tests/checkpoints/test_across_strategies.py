@@ -16,8 +16,9 @@ from musictrain.checkpoints.exporting import export
 from musictrain.checkpoints.seal import read_seal
 from musictrain.checkpoints.storing import load
 from musictrain.checkpoints.verification import verify
+from musictrain.models import Decoder
 from tests.checkpoints.exact_runs import apart
-from tests.checkpoints.strategy_runs import AVERAGED, END, RANKS, SAVED, version_at
+from tests.checkpoints.strategy_runs import AVERAGED, END, RANKS, SAVED, Music, version_at
 
 pytestmark = pytest.mark.slow
 PAIRS = [(before, after) for before in RANKS for after in RANKS]
@@ -123,3 +124,24 @@ def test_shares_put_together_into_one_file_are_gone_on_from_in_shares(averages: 
     assert (distance(whole, resumed), distance(raw(whole), raw(resumed))) == (0.0, 0.0)
     assert [group["params"][0] for group in whole["optimizer_states"][0]["param_groups"]] == [0, 14]
     assert load(version_at(averages / "one file", 0))["optimizer_states"][0]["state"] == {}
+
+
+@pytest.fixture(scope="module")
+def players(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """Runs that write samples while they train."""
+    folder = tmp_path_factory.mktemp("players")
+    in_new_process(repository, "players", folder)
+    return folder
+
+
+@pytest.mark.parametrize("kind", AVERAGED)
+def test_a_network_in_shares_is_played_from_by_the_first_process_alone(kind: str, players: Path) -> None:
+    written = sorted(path.relative_to(players / kind).as_posix() for path in (players / kind).rglob("*.mid"))
+    assert written == [f"samples/step_{step:06d}/from_nothing.mid" for step in (SAVED, END)]
+    weights, logits = torch.load(players / kind / "whole.pt", weights_only=True)
+    stored = load(version_at(players / kind / "checkpoints", END))["state_dict"]
+    assert {f"network.{name}" for name in weights} == set(stored)
+    assert all(torch.equal(value, stored[f"network.{name}"]) for name, value in weights.items())
+    network = Decoder(Music.tokenizer.vocab_size, 16, 2, 2, max_context=64).eval()
+    network.load_state_dict(weights)
+    assert torch.equal(network(torch.arange(8)[None]), logits), "buffers that no state_dict has came along"
