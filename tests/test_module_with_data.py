@@ -13,6 +13,10 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from musictrain import Decoder, MusicDataModule, MusicModule
+from musictrain.callbacks import AccumulationSchedule, VersionedCheckpoint
+from musictrain.checkpoints.catalog import list_versions
+from musictrain.checkpoints.resume_report import GRADIENTS
+from musictrain.checkpoints.storing import load
 from musictrain.optim import Constant, WarmupCosine
 from tests.tiny_runs import logged, new_trainer, same_weights
 
@@ -92,3 +96,23 @@ def test_windows_beyond_the_decoders_context_are_refused_before_it_starts(corpus
     data = new_data(corpus, **{option: 128})
     with pytest.raises(ValueError, match="Decoder reads at most 64 tokens, but the data's windows have 128"):
         new_trainer(tmp_path, max_steps=1).fit(MusicModule(new_decoder(data)), data)
+
+
+@pytest.mark.parametrize("scheduled", [False, True])
+def test_a_window_that_was_begun_is_finished_with_batches_of_another_size(corpus, tmp_path, scheduled):
+    def fit(folder, batch_size, accumulation, **options):
+        data = new_data(corpus, batch_size=batch_size, window=24, packing=False)
+        module = MusicModule(new_decoder(data, dropout=0.0), lambda params: torch.optim.SGD(params, lr=0.3), Constant())
+        versions = VersionedCheckpoint(folder / "versions", newest=99, every_n_minutes=0)
+        schedule = [AccumulationSchedule(global_batch_tokens={0: 12 * 24, 4: 24 * 24})] if scheduled else []
+        own = {} if scheduled else {"accumulate_grad_batches": accumulation}
+        every = {"max_steps": 6, "check_val_every_n_epoch": None, "enable_checkpointing": True, "val_check_interval": 4, **own}
+        new_trainer(folder, callbacks=[versions, *schedule], **every).fit(module, data, **options)
+        return module.network.state_dict(), list_versions(folder / "versions")
+
+    whole, versions = fit(tmp_path / "whole", 4, 3)
+    inside = [version.path for version in versions if GRADIENTS in load(version.path)]
+    assert len(inside) >= 2
+    for number, path in enumerate(inside[:2]):
+        finished, _ = fit(tmp_path / str(number), 2, 6, ckpt_path=path)
+        assert all(torch.allclose(tensor, whole[name], rtol=0, atol=1e-6) for name, tensor in finished.items()), path.name
