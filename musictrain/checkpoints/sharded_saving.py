@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
+from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from musictrain.checkpoints import disk
@@ -28,7 +29,7 @@ from musictrain.checkpoints.snapshot import first_not_finite
 log = logging.getLogger(__name__)
 
 # How torch's zip writer and its distributed checkpoints tell of a full disk.
-FULL = ("unexpected pos", "No space left", "Disk quota exceeded")
+FULL = ("No space left on device", "unexpected pos", "Disk quota exceeded")
 
 
 class ShareError(OSError):
@@ -72,18 +73,16 @@ def _write(trainer: Trainer, checkpoint: dict[str, Any], hidden: Path) -> list[s
     reason = ""
     try:
         trainer.strategy.save_checkpoint(dict(checkpoint), hidden)
-    except Exception as error:
-        reason = _reason(error)
-    reasons = gathered(f"process {trainer.global_rank}: {reason}" if reason else "")
-    return [each for each in reasons if each]
+    except (Exception, CheckpointException) as error:  # torch's own is no Exception
+        # torch's names those of all processes, on all of them.
+        failures = getattr(error, "failures", None) or {trainer.global_rank: (error, None)}
+        reason = "; ".join(f"process {rank}: {_reason(failure[0])}" for rank, failure in failures.items())
+    return [each for each in gathered(reason) if each]
 
 
 def _reason(error: BaseException) -> str:
-    failures = getattr(error, "failures", None)  # those of all processes, by torch's distributed checkpoints
-    if isinstance(failures, dict) and failures:
-        return "; ".join(_reason(each[0]) for each in failures.values())
     if isinstance(error, OSError) and error.errno in NO_ROOM:
-        return f"No space left ({error})"
+        return FULL[0]
     return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 

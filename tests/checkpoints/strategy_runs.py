@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
+import os
+import signal
 import sys
 import warnings
 from functools import partial
@@ -12,6 +16,7 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.callbacks import Callback
+from torch.distributed.checkpoint import FileSystemWriter
 
 from musictrain.callbacks import EMAWeightAveraging, VersionedCheckpoint, WriteSamples
 from musictrain.checkpoints.catalog import list_versions
@@ -131,7 +136,8 @@ class Whole(Callback):
         network = whole_network(trainer, pl_module)
         assert (network is None) is not trainer.is_global_zero
         if network is not None:
-            torch.save((network.state_dict(), network(torch.arange(8)[None])), Path(trainer.default_root_dir) / "whole.pt")
+            logits = network.eval()(torch.arange(8)[None]).detach()
+            torch.save((network.state_dict(), logits), Path(trainer.default_root_dir) / "whole.pt")
 
 
 class Music(DealtOut):
@@ -156,6 +162,51 @@ def players(folder: Path) -> None:
     """A run under each strategy that plays what it has learned."""
     for kind, ranks in AVERAGED.items():
         run_ranks(ranks, play, folder / kind, kind)
+
+
+def kill_while_writing(folder: Path) -> None:
+    """The last process dies in the middle of writing its share of the version of step 4."""
+    writes = FileSystemWriter.write_data
+
+    def dying(self: FileSystemWriter, *arguments: Any) -> Any:
+        done = writes(self, *arguments)
+        if "step000004" in str(self.path) and os.environ["RANK"] == "1":
+            os.kill(os.getpid(), signal.SIGKILL)
+        return done
+
+    FileSystemWriter.write_data = dying  # type: ignore[method-assign]
+    train(folder, "fsdp", steps=8)
+
+
+def write_into_a_full_disk(folder: Path) -> None:
+    """The second process finds no room at step 2, the first for what is not sharded at step 4; at step 8 there is room after a removal."""
+    writes, saves, tries = FileSystemWriter.write_data, torch.save, []
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    def no_room(self: FileSystemWriter, *arguments: Any) -> Any:
+        tries.append(str(self.path))
+        first_of_eight = len([each for each in tries if "step000008" in each]) == 1 and "step000008" in str(self.path)
+        if os.environ["RANK"] == "1" and ("step000002" in str(self.path) or first_of_eight):
+            raise full
+        return writes(self, *arguments)
+
+    def no_room_beside(tree: Any, file: Any, *arguments: Any, **options: Any) -> None:
+        if "step000004" in str(file):
+            raise full
+        saves(tree, file, *arguments, **options)
+
+    FileSystemWriter.write_data, torch.save = no_room, no_room_beside  # type: ignore[method-assign]
+    train(folder, "fsdp", steps=8, saving={"newest": 2})
+
+
+def broken_off(folder: Path) -> None:
+    """Saves that do not come to an end, and a run that goes on after the first of them."""
+    with contextlib.suppress(RuntimeError):
+        run_ranks(2, kill_while_writing, folder / "killed", timeout_seconds=40)
+    (folder / "left").write_text("\n".join(sorted(path.name for path in (folder / "killed").iterdir())))
+    run_ranks(2, partial(train, steps=8, ckpt_path="last"), folder / "killed", "fsdp")
+    run_ranks(2, partial(train, steps=8), folder / "whole", "fsdp")
+    run_ranks(2, write_into_a_full_disk, folder / "full")
 
 
 if __name__ == "__main__":

@@ -145,3 +145,28 @@ def test_a_network_in_shares_is_played_from_by_the_first_process_alone(kind: str
     network = Decoder(Music.tokenizer.vocab_size, 16, 2, 2, max_context=64).eval()
     network.load_state_dict(weights)
     assert torch.equal(network(torch.arange(8)[None]), logits), "buffers that no state_dict has came along"
+
+
+@pytest.fixture(scope="module")
+def broken_off(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Path, str]:
+    """Saves in shares that a kill or a full disk has ended; and what was printed."""
+    folder = tmp_path_factory.mktemp("broken")
+    return folder, in_new_process(repository, "broken_off", folder)
+
+
+def test_a_process_killed_while_it_writes_its_share_loses_nothing(broken_off: tuple[Path, str]) -> None:
+    folder, _ = broken_off
+    left = (folder / "left").read_text().split("\n")
+    assert any(name.startswith(".incoming-") and name.endswith("step000004.ckpt") for name in left), "it died in the middle"
+    assert [name for name in left if name.startswith("v")] == ["v000001_step000000.ckpt", "v000002_step000002.ckpt"]
+    assert not list((folder / "killed").glob(".incoming-*")), "the next start has cleared it away"
+    assert apart(*(load(version_at(folder / name, 8)) for name in ("killed", "whole"))) == []
+
+
+def test_a_share_that_finds_no_room_costs_one_version_and_stops_nobody(broken_off: tuple[Path, str]) -> None:
+    folder, printed = broken_off
+    assert [path.name for path in sorted((folder / "full").iterdir())] == [".lock", "v000004_step000006.ckpt", "v000005_step000008.ckpt"]
+    assert apart(*(load(version_at(folder / name, 8)) for name in ("full", "whole"))) == []
+    assert "NOT SAVED  v000002_step000002.ckpt: process 1: No space left on device. Training goes on" in printed
+    assert "NOT SAVED  v000003_step000004.ckpt: process 0: No space left on device. Training goes on" in printed
+    assert "v000005" not in "".join(line for line in printed.splitlines() if line.startswith("NOT SAVED")), "room was made for it"
