@@ -96,7 +96,7 @@ class MusicDataModule(LightningDataModule):
         self._corpus: Corpus | None = None
         self._store: TokenStore | None = None
         self._offset = 0
-        self._resume_at: int | None = None
+        self._resume_at = 0
         self._batch_size_before: int | None = None
 
     def _check(self) -> None:
@@ -181,7 +181,7 @@ class MusicDataModule(LightningDataModule):
             says=local_rank <= 1,
         )
         if stage == "fit":
-            self._offset, self._resume_at, self._batch_size_before = 0, None, None
+            self._offset, self._resume_at, self._batch_size_before = 0, 0, None
             _, world_size = self._rank_and_world()
             rows_of_rank(self.batch_size, 0, world_size)
             self.train_plan()
@@ -192,7 +192,7 @@ class MusicDataModule(LightningDataModule):
         self._count_in_own_batches()
         return batch_loader(
             self.train_plan(),
-            first=self._first_number,
+            first=lambda: self.position,
             rank=rank,
             world_size=world_size,
             num_workers=self.num_workers,
@@ -250,7 +250,8 @@ class MusicDataModule(LightningDataModule):
     @property
     def position(self) -> int:
         """The number of the next batch to train on."""
-        return self._offset + self._trained() if self._resume_at is None else self._resume_at
+        # Whoever asks for the run's length in configure_optimizers has loaders made before the trainer knows what it has counted.
+        return max(self._resume_at, self._offset + self._trained())
 
     def _trained(self) -> int:
         # Not `completed`: a checkpoint saved in on_train_batch_end comes before that count goes up, but after the batch was trained on.
@@ -262,17 +263,14 @@ class MusicDataModule(LightningDataModule):
     def _count_in_own_batches(self) -> None:
         # Lightning ends windows and epochs by its own count, which a checkpoint of other batches has set to theirs.
         before, self._batch_size_before = self._batch_size_before, None
-        if before is None or before == self.batch_size or self.trainer is None:
+        if before is None or before == self.batch_size or self.trainer is None or not self._trained():
             return
         progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress
         for counts in (progress.total, progress.current):
             more = counts.processed * before // self.batch_size - counts.processed
             for name in ("ready", "started", "processed", "completed"):
                 setattr(counts, name, getattr(counts, name) + more)
-
-    def _first_number(self) -> int:
-        self._offset, self._resume_at = self.position - self._trained(), None
-        return self.position
+        self._offset = self._resume_at - self._trained()
 
     def state_dict(self) -> dict[str, Any]:
         """Position, what was trained on, and what the batches depend on, as plain values."""
@@ -303,6 +301,7 @@ class MusicDataModule(LightningDataModule):
         """Go on with the row that follows ``position`` batches of ``batch_size`` rows."""
         rows, self._batch_size_before = position * batch_size, batch_size
         self._resume_at, again = divmod(rows, self.batch_size)
+        self._offset = self._resume_at - _trained_in_checkpoint(self.trainer)
         changed = f"Resumed with batch_size={self.batch_size} (was {batch_size})"
         if again:
             log.warning(
@@ -322,3 +321,10 @@ class MusicDataModule(LightningDataModule):
     def _batch_settings(self) -> dict[str, Any]:
         names = ("seed", "window", "batch_size", "packing", "transpose_within", "align")
         return {**{name: getattr(self, name) for name in names}, "transpose": list(self.transpose)}
+
+
+def _trained_in_checkpoint(trainer: Any) -> int:
+    """Batches that Lightning will have counted when it has read the checkpoint whose data module's state it hands over."""
+    checkpoint = trainer._checkpoint_connector._loaded_checkpoint if trainer is not None else {}
+    progress = checkpoint.get("loops", {}).get("fit_loop", {}).get("epoch_loop.batch_progress", {})
+    return int(progress.get("total", {}).get("processed", 0))

@@ -247,6 +247,23 @@ def test_a_position_is_kept_where_the_trainer_forgot_it(make: Any, tmp_path: Pat
     assert torch.load(tmp_path / "on.ckpt", weights_only=True)["MusicDataModule"]["position"] == 9
 
 
+@pytest.mark.parametrize("batch_size", [5, 1])
+def test_asking_for_the_runs_length_early_leaves_no_gap(make: Any, tmp_path: Path, batch_size: int, monkeypatch: Any) -> None:
+    def configure_optimizers(self: Bigram) -> torch.optim.Optimizer:
+        assert self.trainer.estimated_stepping_batches > 0
+        return torch.optim.Adam(self.parameters(), lr=0.01)
+
+    monkeypatch.setattr(Bigram, "configure_optimizers", configure_optimizers)
+    fit(make(), SaveAt("on_train_batch_end", EPOCH + 3, tmp_path / "at.ckpt"), max_epochs=2)
+    datamodule = make(batch_size=batch_size)
+    again = SaveAt("on_train_batch_end", EPOCH + 5, tmp_path / "again.ckpt")
+    resumed = fit(datamodule, again, ckpt_path=tmp_path / "at.ckpt", max_epochs=3)
+    first = (EPOCH + 3) * 5 // batch_size
+    assert resumed.numbers == list(range(first, first + len(resumed.numbers)))
+    assert datamodule.position == first + len(resumed.numbers) > first + 5
+    assert torch.load(tmp_path / "again.ckpt", weights_only=True)["MusicDataModule"]["position"] == first + 2
+
+
 def test_overfitting_sees_the_same_batches_again(make: Any) -> None:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
