@@ -61,7 +61,7 @@ class Spread(NamedTuple):
     cases: tuple[str, ...] = tuple(CASES)
 
 
-IN_SHARES = ("packed", "padded", "clipped to a norm", "clipped by value")
+IN_SHARES = ("packed", "padded", "clipped to a norm", "clipped by value", "by tokens")
 SPREADS = {
     "one": Spread(1, (0,), lambda: "auto"),
     "two": Spread(2, (0, 1), lambda: "ddp"),

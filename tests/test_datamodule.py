@@ -18,6 +18,7 @@ import pytest
 import torch
 from jsonargparse import ArgumentParser
 
+from musictrain.callbacks import AccumulationSchedule
 from musictrain.data.corpora import CorpusError
 from musictrain.data.tokenizers import VoiceGrid
 from musictrain.datamodule import MusicDataModule, ResumeError
@@ -200,6 +201,22 @@ def test_no_step_is_cut_short_by_an_epochs_end(make: Any) -> None:
     fit(make(), step_ends, max_epochs=3, accumulate_grad_batches=3)
     assert EPOCH % 3
     assert ends == list(range(0, 3 * 9, 3))
+
+
+def test_an_epoch_holds_whole_windows_of_every_scheduled_number(make: Any) -> None:
+    schedule = AccumulationSchedule(batches={0: 2, 4: 3})
+    assert len(fit(make(), schedule, max_epochs=2).numbers) == 2 * 12
+    assert EPOCH < 12
+
+
+def test_scheduled_steps_are_the_same_however_they_are_divided(make: Any) -> None:
+    runs = {}
+    for batch_size in (6, 3, 2):
+        schedule = AccumulationSchedule(global_batch_tokens={0: 6 * 64, 3: 24 * 64})
+        runs[batch_size] = fit(make(batch_size=batch_size), schedule, max_epochs=4)
+    for batch_size in (3, 2):
+        assert len(runs[batch_size].numbers) * batch_size == len(runs[6].numbers) * 6
+        assert torch.allclose(runs[batch_size].logits.weight, runs[6].logits.weight, atol=1e-5)
 
 
 RESIZED = {"larger": (3, 4, 6, 2), "smaller": (6, 2, 3, 4), "not accumulated": (6, 2, 12, 1)}

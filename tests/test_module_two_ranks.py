@@ -35,17 +35,23 @@ class SaveAtTheEnd(Callback):
         trainer.save_checkpoint(Path(trainer.default_root_dir) / "end.ckpt")
 
 
+def unlike_batches() -> list[dict[str, torch.Tensor]]:
+    """Batches of other rows and lengths, one after the other, for one rank and the other."""
+    return [batch for pair in zip(random_batches(4, 2, 8), random_batches(4, 5, 13, seed=3), strict=True) for batch in pair]
+
+
 def run(folder: Path, name: str, *, dropout: float, learning_rate: float, ckpt_path: Path | None = None, **options: Any) -> None:
     module = new_module(ForeignNetwork(dropout=dropout), optimizer=lambda params: torch.optim.SGD(params, lr=learning_rate))
     ranks = {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
     trainer = new_trainer(folder / name, callbacks=[SaveAtTheEnd()], **ranks, **options)
-    train = EverySecond(random_batches(8))
+    train = EverySecond(unlike_batches() if name == "unlike" else random_batches(8))
     train.trainer = trainer
     trainer.fit(module, train, EverySecond(random_batches(6, seed=9)), ckpt_path=ckpt_path)
 
 
 def run_all(folder: Path) -> None:
     run(folder, "still", dropout=0.0, learning_rate=0.0, max_epochs=1, log_every_n_steps=2)
+    run(folder, "unlike", dropout=0.0, learning_rate=0.5, max_epochs=1, accumulate_grad_batches=2)
     run(folder, "whole", dropout=0.5, learning_rate=0.1, max_steps=4)
     run(folder, "half", dropout=0.5, learning_rate=0.1, max_steps=2)
     run(folder, "resumed", dropout=0.5, learning_rate=0.1, max_steps=4, ckpt_path=folder / "half" / "end.ckpt")
@@ -82,6 +88,21 @@ def test_validation_is_that_of_one_process(runs):
     nats = sum(float(r.nll_sum) for r in results)
     assert logged(runs / "still", "val/loss") == pytest.approx({3: nats_per_token(results)})
     assert logged(runs / "still", "val/nats_per_note") == pytest.approx({3: nats / (6 * 2 * 2)})
+
+
+def test_a_step_minimises_the_mean_over_all_tokens_of_unlike_batches_on_both_ranks(runs):
+    network = new_module(ForeignNetwork(dropout=0.0)).network
+    for first in (0, 4):
+        batches = unlike_batches()[first : first + 4]
+        results = [next_token_loss(network(b["tokens"][:, :-1]), b["tokens"][:, 1:], pad_id=PAD) for b in batches]
+        assert len({int(result.num_tokens) for result in results}) > 2
+        network.zero_grad()
+        (sum(r.loss * r.num_tokens for r in results) / sum(r.num_tokens for r in results)).backward()
+        with torch.no_grad():
+            for parameter in network.parameters():
+                parameter -= 0.5 * parameter.grad
+    trained = torch.load(runs / "unlike" / "end.ckpt", weights_only=True)["state_dict"]
+    assert all(torch.allclose(tensor, trained[f"network.{name}"], rtol=0, atol=1e-6) for name, tensor in network.state_dict().items())
 
 
 def test_a_run_resumed_on_two_ranks_ends_in_the_same_bits(runs):

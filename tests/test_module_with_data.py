@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.plugins.precision import MixedPrecision
 
 from musictrain import Decoder, MusicDataModule, MusicModule
 from musictrain.callbacks import AccumulationSchedule, VersionedCheckpoint
@@ -77,6 +78,17 @@ def test_accumulated_batches_train_like_one_large_batch(corpus, tmp_path, packin
     assert all(torch.allclose(tensor, weights[3][name], rtol=0, atol=1e-6) for name, tensor in weights[1].items())
     for key in ("train/loss", "train/gradient_norm", "train/tokens"):
         assert logged(tmp_path / "3", key) == pytest.approx(logged(tmp_path / "1", key), rel=1e-5)
+
+
+def test_a_scaler_of_half_precision_scales_nothing_that_is_clipped_or_logged(corpus, tmp_path):
+    half = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=256.0))
+    for name, plugins in (("single", None), ("half", [half])):
+        data = new_data(corpus, batch_size=2, window=24, packing=False)
+        sgd = MusicModule(new_decoder(data, dropout=0.0), lambda params: torch.optim.SGD(params, lr=0.1), Constant())
+        options = {"max_steps": 2, "accumulate_grad_batches": 3, "limit_val_batches": 0, "gradient_clip_val": 0.5, "plugins": plugins}
+        new_trainer(tmp_path / name, **options).fit(sgd, data)
+    for key in ("train/gradient_norm", "train/loss"):
+        assert logged(tmp_path / "half", key) == pytest.approx(logged(tmp_path / "single", key), rel=0.02)
 
 
 def test_validation_counts_every_token_note_and_beat_of_the_pieces_once(corpus, tmp_path):

@@ -165,7 +165,8 @@ def _count_windows(trainer: Trainer, window: Callable[[], Window | None]) -> Cal
 
     def zero_grad(batch_idx: int, optimizer: Optimizer) -> Callable[[], None] | None:
         now = window()
-        if optimization._skip_backward or now is None or now.begin != loop.batch_progress.current.ready - 1:
+        begins = now is None or now.begin == loop.batch_progress.current.ready - 1
+        if optimization._skip_backward or not begins:
             return None
 
         def clear() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
+from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler, LearningRateFinder
 from torch import Tensor, nn
 
 from musictrain.callbacks import AccumulationSchedule
@@ -41,6 +41,7 @@ class Sum(lightning.LightningModule):
     def __init__(self) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.zeros(1, dtype=torch.float64))
+        self.lr = 0.1
         self.steps: list[tuple[list[int], float]] = []
         self._numbers: list[int] = []
 
@@ -53,7 +54,7 @@ class Sum(lightning.LightningModule):
         self._numbers = []
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
+        return torch.optim.SGD(self.parameters(), lr=self.lr)
 
 
 def trained(schedule: Callback, length: int = 1000, **options: Any) -> Sum:
@@ -107,6 +108,15 @@ def test_lightnings_own_windows_are_not_regular_where_the_number_changes_in_mid_
             trainer.accumulate_grad_batches = 1 if trainer.global_step < 3 else 4
 
     assert sizes(trained(Change(), max_steps=6)) == [1, 1, 1, 1, 4, 4]
+
+
+def test_a_search_for_the_learning_rate_makes_a_step_of_every_batch() -> None:
+    module = Sum()
+    finder = LearningRateFinder(num_training_steps=5, min_lr=1e-8, max_lr=1e-7)
+    trainer = lightning.Trainer(**QUIET, logger=False, max_steps=3, callbacks=[finder, AccumulationSchedule(batches=2)])
+    trainer.fit(module, Loader(1000))
+    assert sizes(module) == [1] * 5 + [2] * 3
+    assert [gradient for _, gradient in module.steps[:5]] == [sum(numbers) for numbers, _ in module.steps[:5]]
 
 
 def test_the_trainer_is_given_back_as_it_was(caplog: pytest.LogCaptureFixture) -> None:
