@@ -93,7 +93,7 @@ class EMAWeightAveraging(LightningEMAWeightAveraging):
             options = StateDictOptions(full_state_dict=True, strict=pl_module.strict_loading)
             set_model_state_dict(pl_module, checkpoint["current_model_state"], options=options)
         elif averaging and "state_dict" not in checkpoint:
-            load_raw(pl_module, str(trainer.ckpt_path))
+            load_raw(pl_module, trainer.strategy.broadcast(str(trainer.ckpt_path)))
 
     def _swap_models(self, pl_module: LightningModule) -> None:
         if self._shares is None:

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any, cast
 
@@ -21,7 +22,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from musictrain.batch_seed import seed_torch
-from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO
+from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO, SaveRequest
 from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_of
 from musictrain.checkpoints.consolidating import OPTIMIZERS, TIED, tied_names
 from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
@@ -33,7 +34,7 @@ from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found
 from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
-from musictrain.checkpoints.sharded_saving import forget, save_shares, settle_optimizers, spread_like, untouched_optimizers, whole
+from musictrain.checkpoints.sharded_saving import forget, give_back_gradients, save_shares, settle_optimizers, untouched_optimizers, whole
 from musictrain.checkpoints.snapshot import plain_size
 from musictrain.checkpoints.step_watch import StepWatch
 from musictrain.checkpoints.trainer_state import (
@@ -176,9 +177,9 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._steps.start(pl_module)
         self._lookout.begin()
         self.stalls = []
-        self._give_back_gradients(pl_module)
+        give_back_gradients(pl_module, self._gradients)
         forget([optimizer for optimizer, new in zip(trainer.optimizers, self._fresh, strict=False) if new])
-        self._fresh = []
+        self._gradients, self._fresh = {}, []
         self._logged.give_back(trainer)
         begin_between_epochs(trainer)
         if self._folder is not None:
@@ -204,12 +205,6 @@ class VersionedCheckpoint(FolderCheckpoint):
                 f"{self._folder.folder} holds versions up to step {highest:,}, and this fit would start at step {trainer.global_step:,}. "
                 "Go on from them with ckpt_path='last', or start anew in another folder."
             )
-
-    def _give_back_gradients(self, pl_module: LightningModule) -> None:
-        gradients, self._gradients = self._gradients, {}
-        for name, parameter in pl_module.named_parameters():
-            if name in gradients:
-                parameter.grad = spread_like(gradients[name], parameter)
 
     def _report(self, trainer: Trainer) -> None:
         name = Path(str(trainer.ckpt_path)).name
@@ -308,7 +303,7 @@ class VersionedCheckpoint(FolderCheckpoint):
             path, request = self._folder.request(self._facts(trainer, reason, metrics))
         with untouched_optimizers(trainer.optimizers) as self._fresh:
             if writes_directories(trainer.strategy):
-                path = save_shares(trainer, path, request, self._folder.store_shards if self._folder is not None else None)
+                path = save_shares(trainer, path, request, self._seal_later)
             else:
                 if request is not None:
                     self._io.expect(path, request)
@@ -322,6 +317,11 @@ class VersionedCheckpoint(FolderCheckpoint):
             log.error("The disk has not taken %s in %g seconds.", path.name, self._io.wait_seconds)
         for logger in trainer.loggers:
             logger.after_save_checkpoint(self)
+
+    def _seal_later(self, hidden: Path, path: Path, request: SaveRequest) -> None:
+        assert self._io is not None
+        assert self._folder is not None
+        self._io.do_later(partial(self._folder.store_shards, hidden, path, request))
 
     def _facts(self, trainer: Trainer, reason: str, metrics: Mapping[str, float]) -> Seal:
         return facts_of(trainer, Path(str(self.dirpath)), reason, metrics, self._losses.spike(), self._circumstances)
@@ -388,6 +388,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         """Say what saving has cost, and fail if the end of the run could not be stored."""
         if self._io is not None:
             self._io.wait()
+        trainer.strategy.barrier("stored")
         folder = self._folder
         self._close()
         if folder is not None and folder.stored:

@@ -27,7 +27,7 @@ from musictrain.checkpoints.packing import PACKINGS
 from musictrain.checkpoints.places import place_of, put, remove
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.snapshot import Buffers, first_not_finite, snapshot
-from musictrain.checkpoints.storing import load, store
+from musictrain.checkpoints.storing import load, load_outline, store
 from musictrain.checkpoints.writer import BackgroundWriter
 from musictrain.suggestions import did_you_mean
 
@@ -145,6 +145,14 @@ class CompressedCheckpointIO(CheckpointIO):
         self._finish_before_exit()
         self.writer.submit(lambda: self._store(tree, path, request), buffers)
 
+    def do_later(self, job: Callable[[], None]) -> None:
+        """Let the thread that writes do something in its turn; at once where there is no background, or it has ended."""
+        if not self.background or self._ended:
+            job()
+            return
+        self._finish_before_exit()
+        self.writer.submit(job)
+
     def _give_up(self, path: str | Path, request: SaveRequest, error: BaseException) -> None:
         self._failed(path, request, error)
         # In its turn once more: what comes after it in the queue must not remove what it was to replace.
@@ -215,12 +223,13 @@ class CompressedCheckpointIO(CheckpointIO):
     def load_metadata(self, path: str | Path) -> dict[str, Any]:
         """What a sharded version holds beside weights and optimizer states, verified; for a strategy that reads those by itself.
 
+        All processes call it; the first one alone reads every byte.
+
         Raises:
-            FileNotFoundError: if there is none.
-            BrokenCheckpointError: if it is damaged or holds more than tensors and plain values.
+            BrokenCheckpointError: if there is none, or it is damaged or holds more than tensors and plain values; in every process.
         """
         self.wait()
-        tree = load(path, map_location="meta")
+        tree = load_outline(path)
         if self.before_use is not None:
             self.before_use(path, tree)
         return {key: value for key, value in tree.items() if key not in SHARDED}

@@ -35,7 +35,8 @@ def seal_directory(temporary: Path, final: Path, facts: Seal) -> Seal:
         size, digest = digest_of(path)
         files[path.relative_to(temporary).as_posix()] = {"size": size, "sha256": digest}
     listed = json.dumps(files, sort_keys=True).encode()
-    seal = replace(facts, kind="sharded", files=files, size=sum(each["size"] for each in files.values()), sha256=_digest(listed))
+    size = sum(each["size"] for each in files.values())
+    seal = replace(facts, kind="sharded", files=files, size=size, plain_size=size, sha256=_digest(listed))
     with disk.new_file(temporary / SEAL_FILE, replace=False) as file:
         file.write(directory_comment(seal))
     for folder in sorted({path.parent for path in temporary.rglob("*")}):

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,15 +16,16 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from musictrain.checkpoints import disk
 from musictrain.checkpoints.checkpoint_io import NO_ROOM, SaveRequest
-from musictrain.checkpoints.consolidating import by_number
+from musictrain.checkpoints.consolidating import RAW, by_number
 from musictrain.checkpoints.sharded import writes_directories
 from musictrain.checkpoints.snapshot import first_not_finite
+from musictrain.checkpoints.storing import parameters_fingerprint
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +37,8 @@ class ShareError(OSError):
     """A process could not write its share; the message says which and why."""
 
 
-def save_shares(trainer: Trainer, path: Path, request: SaveRequest | None, seal: Callable[[Path, Path, SaveRequest], None] | None) -> Path:
-    """Write all shares into one hidden directory, which the first process then seals; gives back the path of the version.
+def save_shares(trainer: Trainer, path: Path, request: SaveRequest | None, seal: Callable[[Path, Path, SaveRequest], Any]) -> Path:
+    """Write all shares into one hidden directory, to be sealed by the first process; gives back the path of the version.
 
     A disk without room is tried once more after what may go was removed. A save that fails is told to ``request.failed``; nothing of it
     stays.
@@ -46,7 +47,7 @@ def save_shares(trainer: Trainer, path: Path, request: SaveRequest | None, seal:
         trainer: between two batches.
         path: of the version; that of the first process counts.
         request: of the first process, None elsewhere.
-        seal: called there with the hidden directory, the path and the request.
+        seal: called there with the hidden directory, the path and the request; it may do the work later.
     """
     path = Path(trainer.strategy.broadcast(str(path)))
     hidden = Path(trainer.strategy.broadcast(str(disk.temporary_name(path))))
@@ -56,15 +57,17 @@ def save_shares(trainer: Trainer, path: Path, request: SaveRequest | None, seal:
     if errors and any(gathered("yes" if request is not None and _made_room(errors, hidden, request) else "")):
         log.warning("The disk is full. What may go was removed, and %s is tried again.", path)
         errors = _write(trainer, checkpoint, hidden)
-    if request is not None and seal is not None:
-        if errors:
-            _clear(hidden)
-            if request.failed is not None:
-                request.failed(path, ShareError(errors[0]))
-        else:
-            request.facts = replace(request.facts, ill=f"{ill} is not finite" if ill else request.facts.ill)
-            seal(hidden, path, request)
-    trainer.strategy.barrier("sealed")
+    if request is not None and errors:
+        _clear(hidden)
+        if request.failed is not None:
+            request.failed(path, ShareError(errors[0]))
+    elif request is not None:
+        request.facts = replace(
+            request.facts,
+            ill=f"{ill} is not finite" if ill else request.facts.ill,
+            parameters=parameters_fingerprint({name: each for name, each in checkpoint["state_dict"].items() if not name.startswith(RAW)}),
+        )
+        seal(hidden, path, request)
     return path
 
 
@@ -145,6 +148,13 @@ def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every process holds, in the place, precision and shares of another."""
     tensor = tensor.to(like.device, like.dtype)
     return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
+
+
+def give_back_gradients(module: nn.Module, gradients: Mapping[str, Tensor]) -> None:
+    """Let a module go on with gradients that were saved whole, by the names of its parameters."""
+    for name, parameter in module.named_parameters():
+        if name in gradients:
+            parameter.grad = spread_like(gradients[name], parameter)
 
 
 @contextmanager

@@ -88,8 +88,30 @@ def load(path: str | Path, *, map_location: Any = "cpu") -> dict[str, Any]:
     if not path.exists():
         raise FileNotFoundError(f"There is no checkpoint {path}.")
     check(path)
-    if not path.is_dir():
-        return _read(path, map_location)
+    return _read_directory(path, map_location) if path.is_dir() else _read(path, map_location)
+
+
+def load_outline(path: str | Path) -> dict[str, Any]:
+    """A directory of shards with shapes for tensors, in all processes; the first one verifies it for all.
+
+    Raises:
+        BrokenCheckpointError: as ``load``, in every process.
+    """
+    path, problem = Path(path), [""]
+    several = torch.distributed.is_initialized()
+    if not several or torch.distributed.get_rank() == 0:
+        try:
+            check(path)
+        except BrokenCheckpointError as error:
+            problem = [error.reason]
+    if several:
+        torch.distributed.broadcast_object_list(problem, src=0)
+    if problem[0]:
+        raise BrokenCheckpointError(path, problem[0])
+    return _read_directory(path, "meta")
+
+
+def _read_directory(path: Path, map_location: Any) -> dict[str, Any]:
     rest = path / META_FILE
     if rest.is_file():
         check_records(rest)

@@ -158,12 +158,14 @@ class VersionFolder:
 
     def store_shards(self, hidden: Path, path: Path, request: SaveRequest) -> None:
         """Seal a directory that all processes have written their share into."""
+        assert request.stored is not None
+        assert request.failed is not None
         try:
             seal = seal_directory(hidden, path, request.facts)
         except (OSError, ValueError) as error:
-            self._failed(self._asked, path, error)
+            request.failed(path, error)
         else:
-            self._stored(self._asked, path, seal)
+            request.stored(path, seal)
 
     def _stored(self, turn: int, path: Path, seal: Seal) -> None:
         try:

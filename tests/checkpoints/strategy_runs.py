@@ -159,9 +159,9 @@ def play(folder: Path, kind: str) -> None:
 
 
 def players(folder: Path) -> None:
-    """A run under each strategy that plays what it has learned."""
-    for kind, ranks in AVERAGED.items():
-        run_ranks(ranks, play, folder / kind, kind)
+    """Runs in shares that play what they have learned."""
+    for kind in ("fsdp", "tp"):
+        run_ranks(2, play, folder / kind, kind)
 
 
 def kill_while_writing(folder: Path) -> None:
