@@ -189,14 +189,15 @@ class MusicDataModule(LightningDataModule):
     def train_dataloader(self) -> BatchLoader:
         """Training batches, from where training stands; an epoch of them covers the corpus once."""
         rank, world_size = self._rank_and_world()
+        plan = self.train_plan()
         self._count_in_own_batches()
         return batch_loader(
-            self.train_plan(),
+            plan,
             first=lambda: self.position,
             rank=rank,
             world_size=world_size,
             num_workers=self.num_workers,
-            multiple=rule_of(self.trainer).common_multiple if self.trainer is not None else 1,
+            multiple=rule_of(self.trainer).multiple_within(plan.windows.num_windows / self.batch_size) if self.trainer is not None else 1,
         )
 
     def val_dataloader(self) -> BatchLoader:

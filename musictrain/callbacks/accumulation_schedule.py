@@ -48,8 +48,8 @@ class Window:
 class AccumulationSchedule(Callback):
     """Gathers so many batches, or so many tokens, in an optimizer step.
 
-    Windows are whole, whatever changes when, but for the last of an epoch, of which Lightning makes a step as it is; MusicDataModule's
-    epochs hold whole windows of every number here, so that only an epoch in which the number changes may end in a smaller one. Logs
+    Windows are whole, whatever changes when, but for the last of an epoch, of which Lightning makes a step as it is; MusicDataModule rounds
+    its epochs up to whole windows of every number here, or if those do not fit into the corpus, of the last. Logs
     ``train/batches_per_step``, and a change in words.
 
     Args:

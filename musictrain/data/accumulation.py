@@ -54,10 +54,10 @@ class AccumulationRule:
         """Batches of the step that ``step`` steps came before."""
         return self.batches[max(begin for begin in self.batches if begin <= step)]
 
-    @property
-    def common_multiple(self) -> int:
-        """The least number of batches that every step's number divides."""
-        return math.lcm(*self.batches.values())
+    def multiple_within(self, batches: float) -> int:
+        """The least number of batches that every step's number divides, or if that is beyond ``batches``, the number that holds last."""
+        everyone = math.lcm(*self.batches.values())
+        return everyone if everyone <= batches else self.batches[max(self.batches)]
 
     def steps_of(self, batches_per_epoch: int, epochs: int) -> int:
         """Steps of so many epochs; at the end of each a step takes what is left."""

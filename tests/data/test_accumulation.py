@@ -52,8 +52,10 @@ def test_what_is_no_schedule_is_refused(schedule: Any) -> None:
         AccumulationRule(schedule)
 
 
-def test_every_number_divides_the_common_multiple() -> None:
-    assert AccumulationRule({0: 2, 5: 6, 9: 4}).common_multiple == 12
+def test_every_number_divides_the_multiple_unless_that_is_too_much() -> None:
+    rule = AccumulationRule({0: 2, 5: 6, 9: 4})
+    assert [rule.multiple_within(batches) for batches in (11.9, 12, 100)] == [4, 12, 12]
+    assert AccumulationRule({0: 8}).multiple_within(3) == 8
 
 
 class SomeTrainer:
