@@ -18,7 +18,7 @@ ACTIONS: dict[str, tuple[str, Callable[[argparse.Namespace], int]]] = {
     "show": ("everything the seal of one version says", looking.show_command),
     "verify": ("read every byte and hold it against the seals; exit status 1 if one is bad", looking.verify_command),
     "average": ("the mean of the weights of several versions, as a further version", keeping.average_command),
-    "export": ("write a version as .ckpt or .safetensors for other programs", keeping.export_command),
+    "export": ("write a version, a sharded one put together, as .ckpt or .safetensors", keeping.export_command),
     "pin": ("keep a version whatever the rules say", keeping.pin_command),
     "unpin": ("leave it to the rules again", keeping.pin_command),
     "prune": ("remove what the rules do not keep; --dry-run only says what", keeping.prune_command),

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import json
 import os
+import shutil
 import signal
 import sys
 import warnings
@@ -28,7 +29,7 @@ from musictrain.module import MusicModule
 from musictrain.strategies import ShardedStrategy
 from tests.checkpoints.exact_runs import EPOCH, Numbered, PositionKeepingData, quiet
 from tests.strategies.ranks import run_ranks
-from tests.tiny_runs import PAD, QUIET, VOCAB, new_module
+from tests.tiny_runs import PAD, QUIET, VOCAB, ForeignNetwork, new_module
 
 RANKS = {"single": 1, "ddp": 2, "fsdp": 2, "tp": 2, "fsdp+tp": 4}
 SAVED, END = 2, 4
@@ -66,6 +67,7 @@ def train(
     network: Any = decoder,
     data: Any = DealtOut,
     pad_id: int | None = PAD,
+    optimizer: Any = torch.optim.AdamW,
     **options: Any,
 ) -> tuple[lightning.Trainer, MusicModule]:
     """Fit in this rank, with a version every other step in ``folder``; a resume leaves its report there as report.json."""
@@ -75,7 +77,7 @@ def train(
     few = {"devices": RANKS[kind], "strategy": strategy_of(kind), "use_distributed_sampler": False, "limit_val_batches": 0}
     every = {**few, "max_steps": steps, "enable_checkpointing": True, "logger": False, "default_root_dir": folder.parent}
     trainer = lightning.Trainer(**{**QUIET, **every, **options}, callbacks=[*callbacks, versions])
-    module = new_module(network(), optimizer=partial(torch.optim.AdamW, lr=0.01), pad_id=pad_id)
+    module = new_module(network(), optimizer=partial(optimizer, lr=0.01), pad_id=pad_id)
     with quiet():
         trainer.fit(module, datamodule=data(), ckpt_path=ckpt_path)
     if versions.report is not None and trainer.is_global_zero:
@@ -207,6 +209,50 @@ def broken_off(folder: Path) -> None:
     run_ranks(2, partial(train, steps=8, ckpt_path="last"), folder / "killed", "fsdp")
     run_ranks(2, partial(train, steps=8), folder / "whole", "fsdp")
     run_ranks(2, write_into_a_full_disk, folder / "full")
+
+
+class Tied(ForeignNetwork):
+    """Predicts with the matrix it embeds with, under two names."""
+
+    def __init__(self) -> None:
+        super().__init__(dropout=0.0)
+        self.head.weight = self.embedding.weight
+
+
+def keep_by_rule(folder: Path) -> None:
+    """Of the versions of tied weights in bfloat16 some are thinned to files, and all go to a mirror; one process goes on from the last."""
+    rules = {"newest": 1, "keep_every_n_steps": 2, "thin_after": 1, "monitor": None, "mirror": str(folder / "mirror")}
+    train(folder / "kept", "fsdp", steps=8, saving=rules, network=Tied, precision="bf16-true")
+
+
+def refuse(folder: Path) -> None:
+    """Another network or optimizer than a sharded version's, and a damaged one: what each process says."""
+    rank, small = os.environ["RANK"], partial(Decoder, VOCAB, 8, 2, 2, max_context=32)
+    damaged = shutil.copytree(version_at(folder / "sound", END), folder / f"damaged{rank}" / "v000003_step000004.ckpt")
+    (damaged / "__1_0.distcp").write_bytes(b"damaged")
+    said = [
+        refused(folder / "a", ckpt_path=version_at(folder / "sound", SAVED), network=small),
+        refused(folder / "b", ckpt_path=version_at(folder / "sound", SAVED), optimizer=torch.optim.SGD),
+        refused(folder / "c", ckpt_path=damaged),
+    ]
+    (folder / f"said{rank}").write_text("\n".join(said))
+
+
+def refused(folder: Path, **options: Any) -> str:
+    try:
+        train(folder, "fsdp", **options)
+    except ValueError as error:
+        return f"{type(error).__name__}: {error}"
+    return "nothing"
+
+
+def oddities(folder: Path) -> None:
+    """What is kept by rule, and what is refused."""
+    run_ranks(2, keep_by_rule, folder)
+    options = {"network": Tied, "precision": "bf16-true", "ckpt_path": version_at(folder / "kept", 8), "steps": 10}
+    run_ranks(1, partial(train, **options), folder / "on", "single")
+    run_ranks(2, train, folder / "sound", "fsdp")
+    run_ranks(2, refuse, folder)
 
 
 if __name__ == "__main__":

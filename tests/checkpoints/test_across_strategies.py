@@ -170,3 +170,38 @@ def test_a_share_that_finds_no_room_costs_one_version_and_stops_nobody(broken_of
     assert "NOT SAVED  v000002_step000002.ckpt: process 1: No space left on device. Training goes on" in printed
     assert "NOT SAVED  v000003_step000004.ckpt: process 0: No space left on device. Training goes on" in printed
     assert "v000005" not in "".join(line for line in printed.splitlines() if line.startswith("NOT SAVED")), "room was made for it"
+
+
+@pytest.fixture(scope="module")
+def oddities(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """Tied weights in bfloat16 kept by rule, and versions that do not fit."""
+    folder = tmp_path_factory.mktemp("oddities")
+    in_new_process(repository, "oddities", folder)
+    return folder
+
+
+def test_sharded_versions_are_thinned_removed_and_copied_to_a_mirror(oddities: Path) -> None:
+    assert sorted(path.name for path in (oddities / "kept").glob("v*")) == [
+        *("v000002_step000002.thin.ckpt", "v000003_step000004.thin.ckpt", "v000004_step000006.ckpt", "v000005_step000008.ckpt"),
+    ]
+    (mirror,) = (oddities / "mirror").iterdir()
+    for step in (0, 2, 4, 6, 8):
+        assert verify(version_at(mirror, step)).kind == "sharded", "a mirror keeps what was saved"
+    assert load(version_at(oddities / "kept", 2))["state_dict"].keys() == load(version_at(mirror, 2))["state_dict"].keys()
+
+
+def test_tied_weights_in_bfloat16_are_put_together_and_gone_on_from(oddities: Path) -> None:
+    weights = load(version_at(oddities / "kept", 8))["state_dict"]
+    assert weights["network.head.weight"] is weights["network.embedding.weight"]
+    assert {value.dtype for value in weights.values()} == {torch.bfloat16}
+    end = load(version_at(oddities / "on", 10))
+    assert torch.equal(end["state_dict"]["network.head.weight"], end["state_dict"]["network.embedding.weight"])
+    assert {float(value["step"]) for value in end["optimizer_states"][0]["state"].values()} == {10.0}
+
+
+@pytest.mark.parametrize("rank", [0, 1])
+def test_a_sharded_version_that_does_not_fit_is_refused_by_every_process(rank: int, oddities: Path) -> None:
+    model, optimizer, damaged = (oddities / f"said{rank}").read_text().split("\n")
+    assert model.startswith("ResumeMismatchError: v000002_step000002.ckpt holds another model than this run has: network.embedding.weight")
+    assert optimizer.startswith("ResumeMismatchError: v000002_step000002.ckpt was trained with AdamW of 14+6 weights, but this run has SGD")
+    assert damaged.endswith("cannot be used: the bytes of its __1_0.distcp are not those that were sealed.")
