@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
 
+from musictrain.callbacks import AccumulationSchedule
 from musictrain.losses import NextTokenLoss, next_token_loss
 from tests.tiny_runs import PAD, ForeignNetwork, Resumable, logged, new_module, new_trainer, random_batches
 
@@ -42,9 +43,10 @@ def unlike_batches() -> list[dict[str, torch.Tensor]]:
 
 def run(folder: Path, name: str, *, dropout: float, learning_rate: float, ckpt_path: Path | None = None, **options: Any) -> None:
     module = new_module(ForeignNetwork(dropout=dropout), optimizer=lambda params: torch.optim.SGD(params, lr=learning_rate))
+    callbacks = [SaveAtTheEnd(), *([AccumulationSchedule(global_batch_tokens=2 * (2 * 8 + 5 * 13))] if name == "measured" else [])]
     ranks = {"devices": 2, "strategy": "ddp_fork", "use_distributed_sampler": False}
-    trainer = new_trainer(folder / name, callbacks=[SaveAtTheEnd()], **ranks, **options)
-    train = EverySecond(unlike_batches() if name == "unlike" else random_batches(8))
+    trainer = new_trainer(folder / name, callbacks=callbacks, **ranks, **options)
+    train = EverySecond(unlike_batches() if name in ("unlike", "measured") else random_batches(8))
     train.trainer = trainer
     trainer.fit(module, train, EverySecond(random_batches(6, seed=9)), ckpt_path=ckpt_path)
 
@@ -52,6 +54,7 @@ def run(folder: Path, name: str, *, dropout: float, learning_rate: float, ckpt_p
 def run_all(folder: Path) -> None:
     run(folder, "still", dropout=0.0, learning_rate=0.0, max_epochs=1, log_every_n_steps=2)
     run(folder, "unlike", dropout=0.0, learning_rate=0.5, max_epochs=1, accumulate_grad_batches=2)
+    run(folder, "measured", dropout=0.0, learning_rate=0.5, max_epochs=1)
     run(folder, "whole", dropout=0.5, learning_rate=0.1, max_steps=4)
     run(folder, "half", dropout=0.5, learning_rate=0.1, max_steps=2)
     run(folder, "resumed", dropout=0.5, learning_rate=0.1, max_steps=4, ckpt_path=folder / "half" / "end.ckpt")
@@ -103,6 +106,12 @@ def test_a_step_minimises_the_mean_over_all_tokens_of_unlike_batches_on_both_ran
                 parameter -= 0.5 * parameter.grad
     trained = torch.load(runs / "unlike" / "end.ckpt", weights_only=True)["state_dict"]
     assert all(torch.allclose(tensor, trained[f"network.{name}"], rtol=0, atol=1e-6) for name, tensor in network.state_dict().items())
+
+
+def test_tokens_of_a_step_are_measured_over_both_ranks(runs):
+    measured, given = (torch.load(runs / name / "end.ckpt", weights_only=True) for name in ("measured", "unlike"))
+    assert measured["global_step"] == given["global_step"] == 2
+    assert all(torch.equal(tensor, given["state_dict"][name]) for name, tensor in measured["state_dict"].items())
 
 
 def test_a_run_resumed_on_two_ranks_ends_in_the_same_bits(runs):

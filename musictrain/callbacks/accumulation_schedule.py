@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, GradientAccumulationScheduler
 from torch import Tensor
@@ -105,7 +106,7 @@ class AccumulationSchedule(Callback):
         """Begin a window if the last one has become a step."""
         if self.rule is None:
             assert self.tokens is not None
-            self.rule = AccumulationRule.of_tokens(self.tokens, _tokens_in(batch) * _shares(trainer))
+            self.rule = AccumulationRule.of_tokens(self.tokens, _tokens_everywhere(trainer, _tokens_in(batch)))
         before, step, done = self._window, trainer.global_step, trainer.fit_loop.epoch_loop.batch_progress.current.ready - 1
         now = before if before is not None and before.step == step and before.is_open(done) else Window(step, done, self.rule.at(step))
         if before is None or before.batches != now.batches:
@@ -204,6 +205,8 @@ def _tokens_in(batch: Any) -> int:
     return tokens.shape[0] * (tokens.shape[1] - 1)
 
 
-def _shares(trainer: Trainer) -> int:
-    """Of how many processes each reads other rows."""
-    return int((trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1))
+def _tokens_everywhere(trainer: Trainer, tokens: int) -> int:
+    """The sum over the processes, those that read the same rows counted once: one and the same number on all."""
+    shares = (trainer.distributed_sampler_kwargs or {}).get("num_replicas", 1)
+    total = trainer.strategy.reduce(torch.tensor(float(tokens), device=trainer.strategy.root_device), reduce_op="sum")
+    return round(float(total) * shares / trainer.world_size)
