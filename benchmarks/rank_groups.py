@@ -18,7 +18,7 @@ from typing import Any
 from tests.strategies.ranks import fork, free_port
 
 GO, DONE, STOP = b"g", b"d", b"s"
-START_SECONDS, STEP_SECONDS = 180.0, 120.0
+START_SECONDS, STEP_SECONDS = 300.0, 300.0
 
 
 class RankError(RuntimeError):
@@ -107,7 +107,7 @@ def start(name: str, ranks: int, function: Callable[..., None], *arguments: Any,
         (go_read, go_write), (done_read, done_write) = os.pipe(), os.pipe()
         variables = {**shared, "RANK": str(rank), "LOCAL_RANK": str(rank)}
         turn = Turn(go_read, done_write)
-        group.children.append(fork(function, (turn, group.reports[rank], *arguments), variables if ranks > 1 else {}))
+        group.children.append(fork(function, (turn, group.reports[rank], *arguments), variables))
         os.close(go_read)
         os.close(done_write)
         group.go.append(go_write)

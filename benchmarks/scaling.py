@@ -18,6 +18,7 @@ import logging
 import os
 import statistics
 import tempfile
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -147,8 +148,8 @@ def train(turn: Turn, report: Path, setting: Setting) -> None:
 
     trainer.callbacks.append(Last())  # type: ignore[attr-defined]
     trainer.fit(module, TurnLoader(turn, tokens))
-    steps = len(counter.written) - 1
-    sent = (counter.written[-1] - counter.written[WARM_UP]) / max(1, steps - WARM_UP)
+    counted = counter.written[min(WARM_UP, len(counter.written) - 2) :]
+    sent = (counted[-1] - counted[0]) / (len(counted) - 1)
     report.write_text(json.dumps({"parameters": parameters, "sent_per_step": sent, **at_end}))
 
 
@@ -176,11 +177,16 @@ def _local(tensor: Any) -> Tensor:
     return tensor.to_local() if hasattr(tensor, "to_local") else tensor
 
 
-def train_in_turns(settings: dict[str, Setting], num_steps: int) -> tuple[dict[str, list[float]], dict[str, list[dict[str, Any]]]]:
-    """Seconds of each group's steps, and what its ranks reported."""
+def train_in_turns(
+    settings: dict[str, Setting], num_steps: int, longest_seconds: float = 150.0
+) -> tuple[dict[str, list[float]], dict[str, list[dict[str, Any]]]]:
+    """Seconds of each group's steps, and what its ranks reported; fewer rounds where time is up, but some."""
     with tempfile.TemporaryDirectory() as folder:
         groups = [start(name, setting.ranks, train, setting, folder=Path(folder)) for name, setting in settings.items()]
-        for _ in range(num_steps):
+        end = time.monotonic() + longest_seconds
+        for number in range(num_steps):
+            if number > 2 * WARM_UP and time.monotonic() > end:
+                break
             for group in groups:
                 group.step()
         return {group.name: group.seconds for group in groups}, {group.name: group.finish() for group in groups}
@@ -200,7 +206,7 @@ def speed(num_steps: int = 18) -> dict[str, Any]:
         "mb_sent_per_rank_and_step": {name: sent_against_formula(GROUPS[name], reports[name]) for name in ("DDP 2", "FSDP 2", "TP 2")},
         "parameters": reports["DDP 2"][0]["parameters"],
         "setting": asdict(Setting()),
-        "steps": num_steps - WARM_UP,
+        "steps": len(seconds["DDP 2"]) - WARM_UP,
         "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
     }
 
@@ -262,7 +268,8 @@ def activations() -> dict[str, float]:
 def main() -> None:
     """Measure and write ``results/scaling.json``."""
     # Kept activations last: they start torch's threads, after which nothing can be forked.
-    write_result("scaling", {"speed": speed(), "memory_of_a_large_model": memory(), "activations": activations()})
+    results = {"memory_of_a_large_model": memory(), "speed": speed(), "activations": activations()}
+    write_result("scaling", results)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ asking for the next: loading, hooks, sums, logging and progress included. No two
 
 from __future__ import annotations
 
-import statistics
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -103,8 +102,3 @@ def take_turn(name: str) -> None:
     """Ask the present turns for one; without any, go on."""
     if ASKED is not None:
         ASKED.next(name)
-
-
-def seconds_per_step(steps: Sequence[float], block: int) -> float:
-    """Mean over the places of a block of steps, one of which logs, of each one's median over the blocks: what a hiccup cannot move."""
-    return statistics.mean(statistics.median(steps[place::block]) for place in range(min(block, len(steps))))

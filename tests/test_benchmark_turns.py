@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.turns import Turns, TurnsError, seconds_per_step
+from benchmarks.fit_speed import paired, thirds
+from benchmarks.turns import Turns, TurnsError
 
 ROUNDS = 3
 
@@ -53,11 +54,12 @@ def test_the_failure_of_one_ends_all() -> None:
         turns.next("well")
 
 
-def test_a_hiccup_does_not_move_the_time_of_a_step() -> None:
-    steps = [1.0, 1.0, 1.0, 3.0] * 5  # every fourth logs
-    assert seconds_per_step(steps, block=4) == 1.5
-    steps[5] = 1000.0
-    assert seconds_per_step(steps, block=4) == 1.5
+def test_a_hiccup_does_not_move_a_ratio() -> None:
+    ours, theirs = [1.0, 2.0, 4.0, 2.0, 1.0], [1.5, 3.0, 6.0, 3.0, 1.5]
+    assert paired(ours, theirs) == 1.5
+    theirs[2] = 1000.0
+    assert paired(ours, theirs) == 1.5
+    assert thirds(ours, theirs) == [1.5, 1.5, 250.0]
 
 
 FORKED = """
