@@ -38,8 +38,13 @@ def quiet_terminal() -> Iterator[TrainLog]:
     train_log.addFilter(WithoutAdverts())
     train_log.listen()
     importlib.import_module("lightning.pytorch")
+    last_words = importlib.import_module("musictrain.strategies.lost_peer").LastWords()
+    logging.getLogger("lightning.fabric").addHandler(last_words)
     loud = [
-        (logger, handler) for logger in map(logging.getLogger, PROUD_LOGGERS) for handler in logger.handlers if handler is not train_log
+        (logger, handler)
+        for logger in map(logging.getLogger, PROUD_LOGGERS)
+        for handler in logger.handlers
+        if handler not in (train_log, last_words)
     ]
     for logger, handler in loud:
         logger.removeHandler(handler)
@@ -53,6 +58,7 @@ def quiet_terminal() -> Iterator[TrainLog]:
     finally:
         logging.captureWarnings(False)
         train_log.stop()
+        logging.getLogger("lightning.fabric").removeHandler(last_words)
         for logger, handler in loud:
             logger.addHandler(handler)
 
@@ -87,11 +93,9 @@ def rank_of_process() -> int:
 
 def network_error(error: BaseException) -> str:
     """What an error of the network between processes means, and how to go on; empty for any other error."""
-    from musictrain.strategies.lost_peer import lost_peer
+    from musictrain.strategies.lost_peer import GO_ON, lost_peer
 
-    if (found := lost_peer(error)) is None:
-        return ""
-    return f"{found}\nNothing that was saved is lost: start all processes again with --ckpt_path auto, or go on with musictrain resume."
+    return "" if (found := lost_peer(error)) is None else f"{found}\n{GO_ON}"
 
 
 def program() -> str:

@@ -33,16 +33,19 @@ class Deadly(Callback):
         rank: of the process.
         step: after which.
         pause: seconds that each step takes at least.
+        absence: seconds that the other processes do something else after that step.
     """
 
-    def __init__(self, mark: str, rank: int = 1, step: int = 8, pause: float = 0.0) -> None:
-        self.mark, self.rank, self.step, self.pause = Path(mark), rank, step, pause
+    def __init__(self, mark: str, rank: int = 1, step: int = 8, pause: float = 0.0, absence: float = 0.0) -> None:
+        self.mark, self.rank, self.step, self.pause, self.absence = Path(mark), rank, step, pause, absence
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         time.sleep(self.pause)
         if trainer.global_step == self.step and trainer.global_rank == self.rank and not self.mark.exists():
             self.mark.touch()
             os.kill(os.getpid(), signal.SIGKILL)
+        if trainer.global_step == self.step:
+            time.sleep(self.absence)
 
 
 def config_of(folder: Path, *, steps: int = 16, **deadly: Any) -> Path:
@@ -137,6 +140,14 @@ def rank_of(number: int) -> str:
     except OSError:
         return ""
     return variables.get("RANK") or variables.get("LOCAL_RANK", "")
+
+
+def is_alive(number: int) -> bool:
+    """Whether a process runs; one whose end nobody has taken note of does not."""
+    try:
+        return (Path("/proc") / str(number) / "stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
 
 
 def until(holds: Callable[[], Any], seconds: float = 60) -> Any:
