@@ -49,12 +49,23 @@ def compile_in_place(
         ValueError: if there is no list of modules by one of the names.
     """
     os.environ.setdefault(CACHE_VARIABLE, str(cache_root() / "compiled"))
+    _tell_of_recurrent_layers(network)
     attempt = Attempt(type(network).__name__)
     for module in _modules_of(network, blocks):
         if module._compiled_call_impl is None:
             # Its hooks are inside, those of FSDP among them.
             compiled = torch.compile(module._call_impl, dynamic=dynamic, backend=backend)
             module._compiled_call_impl = CompiledCall(module, compiled, attempt)  # type: ignore[assignment]
+
+
+def _tell_of_recurrent_layers(network: nn.Module) -> None:
+    names = [name for name, module in network.named_modules() if isinstance(module, nn.RNNBase)]
+    if names:
+        log.warning(
+            "torch.compile leaves torch's own recurrent layers as they are, and what calls them: %s has %s, so expect little gain.",
+            type(network).__name__,
+            ", ".join(names),
+        )
 
 
 def _modules_of(network: nn.Module, blocks: Sequence[str]) -> list[nn.Module]:

@@ -16,7 +16,8 @@ import torch
 from torch import Tensor, nn
 
 from musictrain.compiling import CACHE_VARIABLE, compile_in_place
-from musictrain.models import Decoder
+from musictrain.models import Decoder, Recurrent
+from tests.tiny_runs import Resumable, new_module, new_trainer, random_batches
 
 VOCAB = 16
 
@@ -177,6 +178,37 @@ def test_the_cache_lies_with_the_others_unless_it_is_named(tmp_path, monkeypatch
     monkeypatch.setenv("MUSICTRAIN_CACHE", str(tmp_path / "music"))
     compile_in_place(decoder(), backend=Counting())
     assert Path(os.environ[CACHE_VARIABLE]) == tmp_path / "music" / "compiled"
+
+
+def test_recurrent_layers_are_said_to_stay_as_they_are(caplog):
+    network = Recurrent(VOCAB, 8, 8, 1)
+    expected = step(network, tokens())
+    with caplog.at_level(logging.WARNING, logger="musictrain"):
+        compile_in_place(network, backend=raising)
+        assert_same(step(network, tokens()), expected)
+    assert "Recurrent has recurrent, so expect little gain" in caplog.text
+
+
+def train_two(folder: Path) -> None:
+    """The same two ranks, plain and compiled."""
+    for name in ("plain", "compiled"):
+        module = new_module(decoder(num_layers=2), optimizer=lambda params: torch.optim.SGD(params, lr=0.1))
+        if name == "compiled":
+            compile_in_place(module.network, backend="aot_eager")
+        trainer = new_trainer(folder / name, devices=2, strategy="ddp_fork", max_epochs=1, use_distributed_sampler=False)
+        trainer.fit(module, Resumable(random_batches(4)))
+        torch.save(module.state_dict(), folder / f"{name}.pt")
+
+
+@pytest.mark.slow
+def test_two_ranks_learn_the_same_compiled_or_not(tmp_path, repository):
+    script = "import sys; from pathlib import Path; from tests.test_compiling import train_two; train_two(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=repository, capture_output=True, text=True, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert "gave up" not in done.stderr
+    plain, compiled = (torch.load(tmp_path / f"{name}.pt") for name in ("plain", "compiled"))
+    torch.testing.assert_close(compiled, plain)
+    assert not torch.equal(plain["network.embedding.weight"], decoder(num_layers=2).embedding.weight), "something was learned"
 
 
 SCRIPT = """
