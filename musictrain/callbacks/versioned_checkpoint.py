@@ -29,12 +29,13 @@ from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
 from musictrain.checkpoints.health import LossWatch
 from musictrain.checkpoints.logged_values import LOGGED, LoggedBefore, logged_values
 from musictrain.checkpoints.lookout import Lookout
+from musictrain.checkpoints.open_window import dealt_gradients, gathered_gradients, give_back_gradients
 from musictrain.checkpoints.resume_check import check_fits, check_optimizers, fresh_ones, optimizer_facts, stored_optimizers
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
 from musictrain.checkpoints.retention import Retention
 from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
-from musictrain.checkpoints.sharded_saving import forget, give_back_gradients, save_shares, settle_optimizers, untouched_optimizers, whole
+from musictrain.checkpoints.sharded_saving import forget, save_shares, settle_optimizers, untouched_optimizers
 from musictrain.checkpoints.snapshot import plain_size
 from musictrain.checkpoints.step_watch import StepWatch
 from musictrain.checkpoints.trainer_state import (
@@ -336,7 +337,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._circumstances:
             checkpoint[CIRCUMSTANCES] = self._circumstances
         if trainer.world_size == 1 and inside_window(trainer):
-            checkpoint[GRADIENTS] = {name: whole(each.grad) for name, each in pl_module.named_parameters() if each.grad is not None}
+            checkpoint[GRADIENTS] = gathered_gradients(pl_module)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remember what it holds, for the report and the first step."""
@@ -347,7 +348,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         kept = [*checkpoint, *(() if "state_dict" in checkpoint else ("optimizer_states",))]
         kept += ["current_model_state"] if "averaging_state" in checkpoint else []
         self._found = Found(tuple(kept), tuple(states), tuple(mine), checkpoint.get(CIRCUMSTANCES) or {}, position)
-        self._gradients = dict(checkpoint.get(GRADIENTS) or {})
+        self._gradients = dealt_gradients(trainer, pl_module, checkpoint)
         self._logged.load(checkpoint)
         self._optimizers = stored_optimizers(checkpoint)
         self._fresh = fresh_ones(checkpoint)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.checkpoint.api import CheckpointException
 from torch.distributed.tensor import DTensor, distribute_tensor
 
@@ -148,13 +148,6 @@ def spread_like(tensor: Tensor, like: Tensor) -> Tensor:
     """A whole tensor, which every process holds, in the place, precision and shares of another."""
     tensor = tensor.to(like.device, like.dtype)
     return distribute_tensor(tensor, like.device_mesh, like.placements) if isinstance(like, DTensor) else tensor
-
-
-def give_back_gradients(module: nn.Module, gradients: Mapping[str, Tensor]) -> None:
-    """Let a module go on with gradients that were saved whole, by the names of its parameters."""
-    for name, parameter in module.named_parameters():
-        if name in gradients:
-            parameter.grad = spread_like(gradients[name], parameter)
 
 
 @contextmanager

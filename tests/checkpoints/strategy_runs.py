@@ -255,5 +255,20 @@ def oddities(folder: Path) -> None:
     run_ranks(2, refuse, folder)
 
 
+def in_windows(folder: Path, kind: str, **options: Any) -> None:
+    """Windows of four batches, with validations inside of them."""
+    windows = {"accumulate_grad_batches": 4, "val_check_interval": 3, "check_val_every_n_epoch": None, "limit_val_batches": 1}
+    train(folder, kind, saving={"every_n_train_steps": 0}, **{**windows, "max_epochs": -1, **options})
+
+
+def windows(folder: Path) -> None:
+    """One process saves inside a window, plainly or as the only one of a sharded run; others go on."""
+    run_ranks(1, in_windows, folder / "whole", "single")
+    run_ranks(1, partial(in_windows, devices=1), folder / "alone", "fsdp")
+    for before, kind in (("whole", "ddp"), ("whole", "fsdp"), ("alone", "fsdp"), ("alone", "single")):
+        going_on = partial(in_windows, ckpt_path=version_at(folder / before, 1))
+        run_ranks(RANKS[kind], going_on, folder / f"{before} to {kind}", kind)
+
+
 if __name__ == "__main__":
     globals()[sys.argv[1]](Path(sys.argv[2]))

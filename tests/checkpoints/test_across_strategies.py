@@ -205,3 +205,19 @@ def test_a_sharded_version_that_does_not_fit_is_refused_by_every_process(rank: i
     assert model.startswith("ResumeMismatchError: v000002_step000002.ckpt holds another model than this run has: network.embedding.weight")
     assert optimizer.startswith("ResumeMismatchError: v000002_step000002.ckpt was trained with AdamW of 14+6 weights, but this run has SGD")
     assert damaged.endswith("cannot be used: the bytes of its __1_0.distcp are not those that were sealed.")
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """Runs that gather gradients over batches, saved in between."""
+    folder = tmp_path_factory.mktemp("windows")
+    in_new_process(repository, "windows", folder)
+    return folder
+
+
+@pytest.mark.parametrize("name", ["whole to ddp", "whole to fsdp", "alone to fsdp", "alone to single"])
+def test_a_half_filled_window_is_filled_by_any_number_of_processes(name: str, windows: Path) -> None:
+    start, whole, resumed = (load(version_at(windows / each, step)) for each, step in (("whole", 1), ("whole", END), (name, END)))
+    assert start["musictrain_gradients"].keys() == start["state_dict"].keys()
+    # A window whose first half counts twice ends 0.05 away. Steps on gradients that are nearly zero are larger than their rounding.
+    assert distance(whole, resumed) < 1e-4
