@@ -6,11 +6,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from musictrain.strategies.exact_ddp import ExactDDPStrategy
     from musictrain.strategies.sharded import ShardedStrategy
 
-_HOMES = {"ShardedStrategy": "musictrain.strategies.sharded"}
+_HOMES = {
+    "ExactDDPStrategy": "musictrain.strategies.exact_ddp",
+    "ShardedStrategy": "musictrain.strategies.sharded",
+}
 
-__all__ = ["ShardedStrategy"]
+__all__ = ["ExactDDPStrategy", "ShardedStrategy"]
 
 
 def __getattr__(name: str) -> Any:

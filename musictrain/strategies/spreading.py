@@ -10,11 +10,12 @@ from typing import Any
 
 import torch
 from lightning.pytorch.accelerators import CUDAAccelerator, MPSAccelerator
-from lightning.pytorch.strategies import DDPStrategy, Strategy, StrategyRegistry
+from lightning.pytorch.strategies import Strategy, StrategyRegistry
 from torch import nn
 
 from musictrain.runs.environment import memory_gib
 from musictrain.strategies.choosing import WORDS, Choice, Situation, check_word, choose, tensor_parallel_size_of
+from musictrain.strategies.exact_ddp import ExactDDPStrategy
 from musictrain.strategies.parallelize import plan_of
 from musictrain.strategies.precision import check_precision, choose_precision, device_at_hand
 from musictrain.strategies.sharded import ShardedStrategy
@@ -167,7 +168,7 @@ def _decide_strategy(result: Spread, asked: Any, now: Situation, network: nn.Mod
 def strategy_of(choice: Choice, timeout_minutes: float = 10.0) -> Strategy:
     """Lightning's strategy for a choice."""
     if choice.word == "ddp":
-        return DDPStrategy(timeout=timedelta(minutes=timeout_minutes), gradient_as_bucket_view=True)
+        return ExactDDPStrategy(timeout=timedelta(minutes=timeout_minutes), gradient_as_bucket_view=True)
     return ShardedStrategy(tensor_parallel_size=choice.tensor_parallel_size, timeout_minutes=timeout_minutes)
 
 

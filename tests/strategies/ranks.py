@@ -41,7 +41,7 @@ def fork(function: Callable[..., Any], arguments: tuple[Any, ...], variables: di
         return child
     code = 1
     try:
-        os.environ.update({**variables, "GROUP_RANK": "0", "NODE_RANK": "0", "TORCHELASTIC_RUN_ID": "test"})
+        os.environ.update({"GROUP_RANK": "0", "NODE_RANK": "0", "TORCHELASTIC_RUN_ID": "test", **variables})
         function(*arguments)
         code = 0
     except BaseException:

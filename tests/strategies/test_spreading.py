@@ -5,11 +5,10 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from lightning.pytorch.strategies import DDPStrategy
 
 from musictrain.models import Decoder, Recurrent
 from musictrain.module import MusicModule
-from musictrain.strategies import ShardedStrategy
+from musictrain.strategies import ExactDDPStrategy, ShardedStrategy
 from musictrain.strategies import spreading as under_test
 from musictrain.strategies.precision import Device
 from musictrain.strategies.spreading import count_of, kind_of, spread, started_from_outside
@@ -44,7 +43,7 @@ def test_one_process_is_left_to_lightning() -> None:
 
 def test_two_devices_that_hold_everything_are_ddp_with_the_reason() -> None:
     found = of(devices=2)
-    assert isinstance(found.options["strategy"], DDPStrategy)
+    assert isinstance(found.options["strategy"], ExactDDPStrategy)
     assert found.reasons[0].startswith("strategy ddp: 2 devices, and weights, gradients and optimizer of 0.0 M parameters")
 
 
@@ -67,7 +66,7 @@ def test_rows_that_cannot_be_dealt_out_make_neighbours_share_them() -> None:
 
 
 @pytest.mark.parametrize(
-    ("word", "kind", "devices"), [("ddp", DDPStrategy, 2), ("fsdp", ShardedStrategy, 2), ("fsdp+tp", ShardedStrategy, 4)]
+    ("word", "kind", "devices"), [("ddp", ExactDDPStrategy, 2), ("fsdp", ShardedStrategy, 2), ("fsdp+tp", ShardedStrategy, 4)]
 )
 def test_a_word_is_obeyed(word: str, kind: type, devices: int) -> None:
     found = of(strategy=word, devices=devices)
