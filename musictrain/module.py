@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
@@ -12,11 +11,13 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from musictrain.batch_seed import seed_torch
+from musictrain.compiling import compile_in_place
 from musictrain.contract import (
     agreed_pad_id,
     check_alignment,
@@ -26,8 +27,9 @@ from musictrain.contract import (
     network_vocab_size,
     tokens_of,
 )
-from musictrain.data.accumulation import rule_of
+from musictrain.data.accumulation import steps_of_run
 from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
+from musictrain.models.recomputing import recompute
 from musictrain.optim import AdamW, Schedule, WarmupCosine, describe_groups, parameter_groups
 from musictrain.optim.gradients import gradient_norm, gradients_of
 from musictrain.running_sums import LikelihoodSums, StepTokens, TrainingSums, widest_dtype
@@ -67,7 +69,10 @@ class MusicModule(lightning.LightningModule):
         label_smoothing: share of a target's probability spread over the vocabulary, in [0, 1].
         z_loss: weight of the squared log-partition; 1e-4 is usual.
         pad_id: the token that never counts; None takes it from the data module's tokenizer, and without one every token counts.
-        compile: whether to compile the network, in place: the names in its state do not change.
+        compile: whether to compile the network, in place (``compile_in_place``): the names in its state do not change, and where it fails
+            training goes on without.
+        activation_checkpointing: whether the network's blocks compute their activations again on the way back, for less memory and a
+            third more time; or the dotted names of its lists of blocks, where it does not call them ``blocks`` itself.
 
     Raises:
         ValueError: when a run starts: if vocabulary, window or padding do not fit the data module's, the network breaks the contract, or
@@ -83,6 +88,7 @@ class MusicModule(lightning.LightningModule):
         z_loss: float = 0.0,
         pad_id: int | None = None,
         compile: bool = False,
+        activation_checkpointing: bool | list[str] = False,
     ) -> None:
         super().__init__()
         # Built from a configuration, the checkpoint keeps it whole, as plain values; objects given in Python are left out.
@@ -94,6 +100,7 @@ class MusicModule(lightning.LightningModule):
         self.z_loss = z_loss
         self.pad_id = pad_id
         self.compile_network = compile
+        self.activation_checkpointing = activation_checkpointing
         self._seed = 0
         self._pad_id = pad_id
         self._unchecked_width: int | None = None
@@ -120,8 +127,18 @@ class MusicModule(lightning.LightningModule):
             self._training_sums, self._step_tokens = TrainingSums(), StepTokens()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
                 raise ValueError(_no_limit(self.schedule))
+            self._prepare_network()
+
+    def _prepare_network(self) -> None:
+        """Once: what is compiled or recomputes already stays so."""
+        if self.activation_checkpointing:
+            recompute(self.network, None if self.activation_checkpointing is True else self.activation_checkpointing)
         if self.compile_network:
-            self.network.compile()
+            # A strategy that takes the network apart gathers it block by block, and so it is compiled.
+            apart = isinstance(self.trainer.strategy, ModelParallelStrategy) and isinstance(
+                getattr(self.network, "blocks", None), nn.Module
+            )
+            compile_in_place(self.network, blocks=("blocks",) if apart else ())
 
     def configure_optimizers(self) -> Any:
         optimizer = self.optimizer_factory(parameter_groups(self.network))
@@ -306,18 +323,6 @@ class SharedFactory:
 
     def __deepcopy__(self, memo: dict[int, Any]) -> SharedFactory:
         return self
-
-
-def steps_of_run(trainer: lightning.Trainer) -> int | None:
-    """Optimizer steps until the trainer stops by ``max_steps`` or ``max_epochs``; None without a limit. The loaders must be there.
-
-    Not ``trainer.estimated_stepping_batches``: asked for in ``configure_optimizers`` it makes the loaders before the checkpoint is
-    read, and what the checkpoint knew of their position is discarded in silence.
-    """
-    limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
-    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
-        limits.append(rule_of(trainer).steps_of(int(trainer.num_training_batches), trainer.max_epochs))
-    return min(limits, default=None)
 
 
 def _no_limit(schedule: Schedule) -> str:

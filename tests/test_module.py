@@ -9,9 +9,11 @@ import lightning
 import pytest
 import torch
 from lightning.pytorch.callbacks import Callback
-from torch import Tensor, nn
+from torch import Tensor
+from torch.distributed.algorithms._checkpoint.checkpoint_wrapper import CheckpointWrapper
 
 from musictrain.losses import next_token_loss
+from musictrain.models import Decoder
 from musictrain.module import MusicModule
 from musictrain.optim import AdamW
 from tests.tiny_runs import (
@@ -161,11 +163,27 @@ def test_predict_gives_the_nats_of_every_token_and_nan_for_padding(tmp_path):
 
 def test_compiling_is_done_in_place_and_when_the_run_starts(tmp_path, monkeypatch):
     compiled = []
-    monkeypatch.setattr(nn.Module, "compile", lambda network: compiled.append(network))
+    monkeypatch.setattr("musictrain.module.compile_in_place", lambda network, blocks: compiled.append((network, blocks)))
     module = new_module(compile=True)
     assert compiled == []
     fit(tmp_path, module, max_steps=1)
-    assert compiled == [module.network]
+    assert compiled == [(module.network, ())]
+
+
+def test_recomputed_activations_change_no_bit_and_no_name(tmp_path):
+    def trained(**options):
+        torch.manual_seed(0)
+        module = new_module(Decoder(VOCAB, d_model=16, num_layers=2, num_heads=2, dropout=0.5), **options)
+        fit(tmp_path, module, max_steps=3)
+        return module
+
+    kept, recomputed, named = trained(), trained(activation_checkpointing=True), trained(activation_checkpointing=["blocks"])
+    for module in (recomputed, named):
+        assert list(kept.state_dict()) == list(module.state_dict())
+        assert all(torch.equal(value, kept.state_dict()[name]) for name, value in module.state_dict().items())
+        assert all(isinstance(block, CheckpointWrapper) for block in module.network.blocks)
+    with pytest.raises(ValueError, match="Uniform names no blocks"):
+        fit(tmp_path, new_module(Uniform(), activation_checkpointing=True), max_steps=1)
 
 
 # What is refused

@@ -14,7 +14,8 @@ import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 
-from musictrain.module import MusicModule, steps_of_run
+from musictrain.data.accumulation import steps_of_run
+from musictrain.module import MusicModule
 from musictrain.optim import AdamW, InverseSquareRoot, WarmupCosine, WarmupStableDecay
 from tests.tiny_runs import (
     PAD,
@@ -76,7 +77,13 @@ def test_a_run_resumed_from_any_of_its_checkpoints_ends_in_the_same_bits(tmp_pat
 def test_checkpoints_hold_plain_values_alone(tmp_path):
     _, versions = run_with_checkpoints(tmp_path)
     checkpoint = torch.load(versions[0], weights_only=True)
-    assert checkpoint["hyper_parameters"] == {"label_smoothing": 0.0, "z_loss": 0.0, "pad_id": PAD, "compile": False}
+    assert checkpoint["hyper_parameters"] == {
+        "label_smoothing": 0.0,
+        "z_loss": 0.0,
+        "pad_id": PAD,
+        "compile": False,
+        "activation_checkpointing": False,
+    }
     again = MusicModule.load_from_checkpoint(versions[0], network=ForeignNetwork())
     assert again.pad_id == PAD
     assert all(torch.equal(tensor, checkpoint["state_dict"][name]) for name, tensor in again.state_dict().items())

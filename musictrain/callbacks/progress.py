@@ -19,6 +19,8 @@ from typing import Any, TextIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ProgressBar, Timer
 
+from musictrain.data.accumulation import steps_of_run
+
 
 @dataclass(frozen=True)
 class Progress:
@@ -103,7 +105,8 @@ class PlainProgress(ProgressBar):
         """Take the time and the number of steps in all."""
         self._began = self._printed = time.monotonic()
         self._first_step = trainer.global_step
-        self._total = float(trainer.estimated_stepping_batches)
+        total = steps_of_run(trainer)
+        self._total = math.inf if total is None else float(total)
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """A line if it is time for one."""

@@ -13,6 +13,7 @@ from musictrain.runs.environment import cpu_count
 from musictrain.strategies.precision import choose_matmul_precision, device_at_hand
 from musictrain.strategies.spreading import KINDS, Spread, spread
 from musictrain.strategies.threads import settle_threads
+from musictrain.strategies.trace import TraceProfiler
 
 log = logging.getLogger(__name__)
 
@@ -48,7 +49,8 @@ def settle_device(settings: Any, trainer_settings: Any, model: Any, datamodule: 
     reasons = [*found.reasons, *settle_matmul(str(settings.get("matmul_precision") or "auto"), found, trainer_settings.get("precision"))]
     for reason in reasons:
         log.info("%s", reason)
-    return found.options, reasons
+    profiler = {"profiler": TraceProfiler()} if trainer_settings.get("profiler") == "trace" else {}
+    return {**found.options, **profiler}, reasons
 
 
 def settle_matmul(asked: str, found: Spread, precision: Any) -> list[str]:

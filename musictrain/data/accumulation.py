@@ -93,6 +93,18 @@ def rule_of(trainer: Any) -> AccumulationRule:
     return AccumulationRule({0: trainer.accumulate_grad_batches})
 
 
+def steps_of_run(trainer: Any) -> int | None:
+    """Optimizer steps until the trainer stops by ``max_steps`` or ``max_epochs``; None without a limit. The loaders must be there.
+
+    Not ``trainer.estimated_stepping_batches``: asked for in ``configure_optimizers`` it makes the loaders before the checkpoint is
+    read, and what the checkpoint knew of their position is discarded in silence.
+    """
+    limits = [trainer.max_steps] if trainer.max_steps >= 0 else []
+    if trainer.max_epochs is not None and trainer.max_epochs >= 0 and math.isfinite(trainer.num_training_batches):
+        limits.append(rule_of(trainer).steps_of(int(trainer.num_training_batches), trainer.max_epochs))
+    return min(limits, default=None)
+
+
 def _uneven(wanted: int, tokens_per_batch: int) -> str:
     below = wanted // tokens_per_batch * tokens_per_batch
     nearest = " or ".join(f"{number:,}" for number in (below, below + tokens_per_batch) if number)
