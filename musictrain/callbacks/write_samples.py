@@ -27,6 +27,7 @@ from musictrain.generation.window import trained_context
 from musictrain.listening.sample_files import write_sample
 from musictrain.notes import Notes
 from musictrain.runs import RunFolder
+from musictrain.speed import phase
 
 log = logging.getLogger(__name__)
 
@@ -111,6 +112,7 @@ class WriteSamples(Callback):
         """Sample from the best weights, or those of the end."""
         self._sample(trainer, pl_module, best=self.weights == "best")
 
+    @phase("sampling")
     def _sample(self, trainer: Trainer, pl_module: LightningModule, best: bool = False) -> None:
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
         if trainer.fast_dev_run:  # type: ignore[attr-defined]

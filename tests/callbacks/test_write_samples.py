@@ -15,7 +15,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from torch import Tensor, nn
 
-from musictrain.callbacks import RunLogger, WriteSamples
+from musictrain.callbacks import RunLogger, ThroughputReport, WriteSamples
 from musictrain.callbacks.write_samples import best_network
 from musictrain.data.tokenizers import VoiceGrid
 from musictrain.notes import Notes
@@ -136,6 +136,12 @@ def test_the_best_weights_are_played_and_the_last_ones_stay(tmp_path: Path) -> N
     best: Any = best_network(trainer, module)
     assert best.logits.unique().tolist() == [2.0]
     assert module.network.logits.unique().tolist() == [4.0]
+
+
+def test_whoever_keeps_the_time_hears_of_the_sampling(tmp_path: Path) -> None:
+    report = ThroughputReport(every_n_steps=1, mfu=False)
+    fit(tmp_path, WriteSamples(every=1, num=1, continuations=0, beats=2), callbacks=[report])
+    assert report.summary()["sampling_share"] > 0
 
 
 def test_its_state_is_the_number_of_validations() -> None:
