@@ -11,9 +11,10 @@ import sys
 GONE = re.compile(r"Connection (?:closed|reset) by peer|Broken pipe|Socket closed|remote process has terminated")
 SILENT = re.compile(
     r"Timed out waiting (?P<gloo>\d+)ms|[Tt]imeout\(ms\)=(?P<nccl>\d+)|wait timeout after (?P<store>\d+)ms|Collective operation timeout"
+    r"|Application timeout caused pair closure"
 )
 ADDRESS = re.compile(r"\[(?P<address>[0-9.]+|[0-9a-fA-F:]+)\]:\d+")
-ABOUT_PROCESSES = re.compile(r"gloo|nccl|c10d|TCPStore|ProcessGroup|monitoredBarrier|distributed", re.IGNORECASE)
+ABOUT_PROCESSES = re.compile(r"gloo|nccl|c10d|TCPStore|ProcessGroup|monitoredBarrier|distributed|pair closure", re.IGNORECASE)
 
 # Lightning's launcher says it to its log, and then kills the process that it speaks in.
 KILLED_CHILD = re.compile(r"\[rank: (?P<rank>\d+)\] Child process with PID (?P<pid>\d+) terminated with code (?P<code>-?\d+)\.")

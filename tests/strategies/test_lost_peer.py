@@ -51,6 +51,11 @@ def test_a_peer_that_is_silent_is_told_with_how_long_was_waited(message: str) ->
     assert "has not answered for 0.2 minutes" in str(lost_peer(RuntimeError(message)))
 
 
+def test_what_gloo_says_without_a_number_counts_too() -> None:
+    said = lost_peer(RuntimeError("Application timeout caused pair closure"))
+    assert str(said).startswith("Another process of this run has not answered: its machine or the network between is down")
+
+
 def test_the_address_of_the_peer_is_told_where_it_is_known() -> None:
     assert "on 10.0.0.2:" in str(lost_peer(RuntimeError(GONE["gloo"])))
     assert "on fe80::1:" in str(lost_peer(RuntimeError(GONE["gloo in version 6"])))
