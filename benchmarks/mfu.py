@@ -8,7 +8,7 @@ attention out. The formula is held against ``musictrain.speed.FlopCount``, which
 
 The peak is the best bf16 product of two square matrices, measured anew after every step: whatever else the machine does slows both alike.
 
-    python -m benchmarks.mfu
+    python -m benchmarks.mfu [threads]
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from __future__ import annotations
 import logging
 import os
 import statistics
+import sys
 import tempfile
 import time
 import warnings
@@ -51,6 +52,7 @@ class Setting:
     rows: int = 8
     window: int = 512
     num_steps: int = 25
+    longest_seconds: float = 75.0
 
     @property
     def tokens_per_step(self) -> int:
@@ -93,7 +95,7 @@ def peak(seconds: float = PROBE_SECONDS) -> float:
 
 @dataclass
 class Probing:
-    """A loader that measures the peak between two steps, and the steps."""
+    """A loader that measures the peak between two steps, and the steps. On a busy machine it ends early, but after some."""
 
     setting: Setting
     steps: list[float] = field(default_factory=list)
@@ -104,7 +106,10 @@ class Probing:
 
     def __iter__(self) -> Iterator[Tensor]:
         shape = (self.setting.rows, self.setting.window + 1)
-        for _ in range(self.setting.num_steps):
+        end = time.perf_counter() + self.setting.longest_seconds
+        for number in range(self.setting.num_steps):
+            if number > 2 * WARM_UP and time.perf_counter() > end:
+                return
             batch = torch.randint(1, self.setting.vocab_size, shape)
             start = time.perf_counter()
             yield batch
@@ -164,7 +169,7 @@ def main() -> None:
     """Measure and write ``results/mfu.json``."""
     warnings.filterwarnings("ignore")
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    torch.set_num_threads(int(sys.argv[1]) if len(sys.argv) > 1 else min(2, os.cpu_count() or 1))
     write_result("mfu", {"d_model 512, bf16-mixed": measure(), "d_model 256, bf16-mixed": measure(Setting(d_model=256, num_heads=4))})
 
 
