@@ -47,9 +47,10 @@ class CausalSelfAttention(nn.Module):
 def attend(queries: Tensor, keys: Tensor, values: Tensor) -> Tensor:
     """Attention of the newest ``new`` tokens (batch, heads, new, head_dim) over all tokens (batch, heads, all, head_dim), causally."""
     num_new, num_all = queries.shape[2], keys.shape[2]
-    if num_new == num_all:
-        return F.scaled_dot_product_attention(queries, keys, values, is_causal=num_new > 1)
+    # In this order, and with a plain True: compiled for changing lengths, a comparison would be no plain value.
     if num_new == 1:
         return F.scaled_dot_product_attention(queries, keys, values)
+    if num_new == num_all:
+        return F.scaled_dot_product_attention(queries, keys, values, is_causal=True)
     visible = torch.ones(num_new, num_all, dtype=torch.bool, device=queries.device).tril(num_all - num_new)
     return F.scaled_dot_product_attention(queries, keys, values, attn_mask=visible)

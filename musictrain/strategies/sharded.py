@@ -81,6 +81,7 @@ class ShardedStrategy(ModelParallelStrategy):
         self.activation_checkpointing = activation_checkpointing
         self.gather_dtype = GATHER_DTYPES[gather_dtype] if gather_dtype else None
         self.skeleton: nn.Module | None = None
+        self._kernels: dict[int, dict[str, Any]] = {}
 
     # Spreading.
 
@@ -147,7 +148,8 @@ class ShardedStrategy(ModelParallelStrategy):
         """Let an optimizer go through a group one by one where it holds weights of several kinds, which its fused kernels do not take."""
         for group in (group for optimizer in self.optimizers for group in optimizer.param_groups):
             if len(alike(group["params"])) > 1:
-                group.update({name: False for name in ("fused", "foreach") if name in group})
+                self._kernels.setdefault(id(group), {name: group[name] for name in ("fused", "foreach") if name in group})
+                group.update(dict.fromkeys(self._kernels[id(group)], False))
 
     def setup_precision_plugin(self) -> None:
         """As in Lightning; and gradients in shares are clipped by the norm of the whole."""
@@ -157,6 +159,20 @@ class ShardedStrategy(ModelParallelStrategy):
         plugin.clip_grad_by_value = lambda optimizer, clip_val: clip_values(list(plugin.main_params(optimizer)), clip_val)
 
     # Checkpoints.
+
+    def optimizer_state(self, optimizer: Optimizer) -> dict[str, Any]:
+        """As in Lightning; but the optimizer stays as it is, and what is saved does not tell another strategy to go slowly.
+
+        torch lets an optimizer without states make a step in order to have some, and would count it.
+        """
+        optimizer = getattr(optimizer, "_optimizer", optimizer)
+        fresh = not optimizer.state
+        state = super().optimizer_state(optimizer)
+        if fresh:
+            optimizer.state.clear()
+        for saved, group in zip(state.get("param_groups", ()), optimizer.param_groups, strict=False):
+            saved.update(self._kernels.get(id(group), {}))
+        return state
 
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Take up a directory of shares, written by any number of processes, or a file of any strategy.
@@ -183,7 +199,9 @@ class ShardedStrategy(ModelParallelStrategy):
 
     def _by_name(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         """An optimizer's state with the names of the weights for their numbers."""
-        names = names_in_order(self._module, optimizer)
+        # Not every strategy counts them from 0 in the order of the groups.
+        numbers = [number for group in state["param_groups"] for number in group["params"]]
+        names = dict(zip(numbers, names_in_order(self._module, optimizer), strict=True))
         groups = [{**group, "params": [names[number] for number in group["params"]]} for group in state["param_groups"]]
         return {"state": {names[number]: values for number, values in state["state"].items()}, "param_groups": groups}
 

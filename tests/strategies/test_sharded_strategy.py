@@ -50,6 +50,7 @@ def furthest(folder: Path, network: str, strategy: str, options: dict[str, Any])
     [
         *(("decoder", strategy, CLIPPED) for strategy in ("ddp", "fsdp", "recomputing", "tp", "fsdp+tp")),
         *(("untied", strategy, CLIPPED) for strategy in ("fsdp", "tp", "fsdp+tp")),
+        *(("odd", strategy, CLIPPED) for strategy in ("tp", "fsdp+tp")),
         *(("decoder", strategy, BY_VALUE) for strategy in ("fsdp", "tp", "fsdp+tp")),
         ("recurrent", "fsdp", {}),
         *(("foreign", strategy, CLIPPED) for strategy in ("fsdp", "layers")),
@@ -96,6 +97,14 @@ def test_weights_really_lie_in_shares(folder: Path) -> None:
     under_tp = result(folder, "decoder", "tp", CLIPPED)["names"]
     assert under_tp["network.blocks.0.attention.query.weight"] == "DTensor"
     assert under_tp["network.embedding.weight"] == "Parameter"
+
+
+@pytest.mark.slow
+def test_an_optimizer_over_weights_of_several_kinds_is_saved_as_it_was_made(folder: Path) -> None:
+    names = result(folder, "odd", "tp", CLIPPED)["names"]
+    assert names["network.head.weight"] == "Parameter"
+    assert names["network.blocks.0.attention.query.weight"] == "DTensor"
+    assert result(folder, "odd", "tp", CLIPPED)["fused"] is True
 
 
 @pytest.mark.slow
