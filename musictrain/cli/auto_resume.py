@@ -12,7 +12,7 @@ from musictrain.cli.one_decision import first_decides
 from musictrain.cli.resume import max_steps_of, read_config, step_of
 from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, list_runs
-from musictrain.runs.config_changes import config_fingerprint
+from musictrain.runs.config_changes import config_fingerprint, known_to
 
 WHICH = ("last", "best", "auto")
 
@@ -56,7 +56,7 @@ def agreed(topic: str, find: Callable[[], tuple[RunFolder, Path] | None]) -> tup
 
 
 def _found(which: str, runs_dir: Path, config: dict[str, Any]) -> tuple[RunFolder, Path] | None:
-    same = [run for run in list_runs(runs_dir) if fingerprint_of(run) == config_fingerprint(config)]
+    same = [run for run in list_runs(runs_dir) if has_configuration(run, config)]
     if which == "auto":
         same = [run for run in same if any(run.checkpoints.glob("v*.ckpt*"))][-1:]
         return next(((run, version) for run in same if not _done(run, version := version_of(run))), None)
@@ -68,12 +68,13 @@ def _found(which: str, runs_dir: Path, config: dict[str, Any]) -> tuple[RunFolde
     return same[-1], version_of(same[-1], which)
 
 
-def fingerprint_of(run: RunFolder) -> str:
-    """Of a run's configuration; empty if it has none that can be read."""
+def has_configuration(run: RunFolder, config: dict[str, Any]) -> bool:
+    """Whether a run was begun with this configuration. Keys that musictrain did not know then do not count: they have their defaults."""
     try:
-        return config_fingerprint(read_config(run))
+        began = read_config(run)
     except UsageError:
-        return ""
+        return False
+    return config_fingerprint(known_to(began, config)) == config_fingerprint(began)
 
 
 def _done(run: RunFolder, version: Path) -> bool:

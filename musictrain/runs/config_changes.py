@@ -34,6 +34,19 @@ def config_fingerprint(config: Any, without: Iterable[str] = ELSEWHERE) -> str:
     return hashlib.sha256(json.dumps(plain(_without(config, "", set(without))), sort_keys=True).encode()).hexdigest()[:16]
 
 
+def known_to(earlier: Any, config: Any) -> Any:
+    """A configuration without the keys that an earlier one does not have.
+
+    >>> known_to({"a": 1, "b": [{"c": 2}]}, {"a": 5, "b": [{"c": 2, "d": 3}], "e": 4})
+    {'a': 5, 'b': [{'c': 2}]}
+    """
+    if isinstance(earlier, dict) and isinstance(config, dict):
+        return {key: known_to(earlier[key], value) for key, value in config.items() if key in earlier}
+    if isinstance(earlier, list) and isinstance(config, list) and len(earlier) == len(config):
+        return [known_to(then, now) for then, now in zip(earlier, config, strict=True)]
+    return config
+
+
 def _without(config: Any, path: str, left_out: set[str]) -> Any:
     if not isinstance(config, dict):
         return config

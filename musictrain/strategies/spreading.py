@@ -162,13 +162,24 @@ def _decide_strategy(result: Spread, asked: Any, now: Situation, network: nn.Mod
     if choice.tensor_parallel_size > 1:
         plan_of(network, choice.tensor_parallel_size)
     result.reasons.append(f"strategy {choice.word}: {choice.reason}")
-    result.options["strategy"] = strategy_of(choice, timeout_minutes)
+    result.options["strategy"] = strategy_of(choice, timeout_minutes, keeps_buffers(network))
 
 
-def strategy_of(choice: Choice, timeout_minutes: float = 10.0) -> Strategy:
-    """Lightning's strategy for a choice."""
+def keeps_buffers(network: nn.Module) -> bool:
+    """Whether a network has buffers that training changes, such as running means: what a state dict holds beside weights.
+
+    >>> keeps_buffers(nn.Linear(1, 1)), keeps_buffers(nn.BatchNorm1d(1))
+    (False, True)
+    """
+    weights = {name for name, _ in network.named_parameters(remove_duplicate=False)}
+    return any(name not in weights for name in network.state_dict())
+
+
+def strategy_of(choice: Choice, timeout_minutes: float = 10.0, broadcast_buffers: bool = True) -> Strategy:
+    """Lightning's strategy for a choice; whether DDP sends the first process's buffers to the others before every pass."""
     if choice.word == "ddp":
-        return ExactDDPStrategy(timeout=timedelta(minutes=timeout_minutes), gradient_as_bucket_view=True)
+        limit = timedelta(minutes=timeout_minutes)
+        return ExactDDPStrategy(timeout=limit, gradient_as_bucket_view=True, broadcast_buffers=broadcast_buffers)
     return ShardedStrategy(tensor_parallel_size=choice.tensor_parallel_size, timeout_minutes=timeout_minutes)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from lightning.pytorch import Callback
 
 from musictrain.checkpoints.catalog import list_versions
@@ -69,6 +70,15 @@ def test_another_configuration_is_another_run(interrupted: RunFolder, corpus: Pa
     assert "--ckpt_path auto, which begins where nothing was interrupted" in err
     assert fit(capsys, other, runs, "--ckpt_path", "auto")[0] == 0
     assert len(list_runs(runs)) == 2
+
+
+def test_a_key_that_musictrain_has_learned_since_makes_no_other_run(interrupted: RunFolder, config_file: Path, capsys: Any) -> None:
+    began = yaml.safe_load(interrupted.config.read_text(encoding="utf-8"))
+    del began["model"]["init_args"]["activation_checkpointing"]
+    del began["matmul_precision"]
+    interrupted.config.write_text(yaml.safe_dump(began), encoding="utf-8")
+    assert "resumed  v000003_step000004.ckpt" in fit(capsys, config_file, interrupted.path.parent, "--ckpt_path", "auto")[1]
+    assert len(list_runs(interrupted.path.parent)) == 1
 
 
 @pytest.mark.parametrize(("which", "step"), [("last", 4), ("best", 3)])

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+from torch import nn
 
 from musictrain.models import Decoder, Recurrent
 from musictrain.module import MusicModule
@@ -127,3 +128,9 @@ def test_a_network_that_cannot_be_split_is_refused_before_anything_runs() -> Non
         of(MusicModule(Recurrent(40)), strategy="tp", devices=2)
     with pytest.raises(ValueError, match="4 heads cannot be dealt out to 3 devices"):
         of(strategy="tp", devices=3)
+
+
+def test_buffers_are_sent_around_only_where_training_changes_them() -> None:
+    assert of(strategy="ddp", devices=2).options["strategy"]._ddp_kwargs["broadcast_buffers"] is False
+    with_mean = MusicModule(nn.Sequential(nn.Embedding(40, 40), nn.BatchNorm1d(8)))
+    assert of(with_mean, strategy="ddp", devices=2).options["strategy"]._ddp_kwargs["broadcast_buffers"] is True
