@@ -27,7 +27,7 @@ from musictrain.models import Decoder
 from musictrain.optim import AdamW, parameter_groups
 
 VOCAB, ROWS, WINDOW = 512, 8, 512
-STEPS = {"cold": 14, "warm": 4}
+STEPS = 8
 WARM_UP = 2
 TIMEOUT_SECONDS = 280
 

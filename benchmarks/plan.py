@@ -26,8 +26,8 @@ from benchmarks.results_file import RESULTS, write_result
 BYTES_PER_PARAMETER = 16
 GIB = 2**30
 # What tensor parallelism sums over its ranks for each token and channel of a layer: on the way there two outputs in bfloat16, on the way
-# back the gradient of the input of each of the five layers that are split by columns, in 32 bits.
-TP_BYTES = 2 * 2 + 5 * 4
+# back the gradients of what attention and feed-forward layer read, in 32 bits.
+TP_BYTES = 2 * 2 + 2 * 4
 
 
 @dataclass(frozen=True)

@@ -98,6 +98,7 @@ class Decoder(nn.Module):
         colwise = ("attention.query", "attention.key", "attention.value", "feed_forward.gate", "feed_forward.up")
         plan = {f"blocks.*.{layer}": "colwise" for layer in colwise}
         plan |= {f"blocks.*.{layer}": "rowwise" for layer in ("attention.output", "feed_forward.down")}
+        plan |= {f"blocks.*.{module}": "shared_input" for module in ("attention", "feed_forward")}
         return plan if self.head is None or self.vocab_size % size else {**plan, "head": "colwise_gathered"}
 
     def forward(self, tokens: Tensor, cache: KeyValueCache | None = None) -> Tensor:

@@ -3,8 +3,9 @@
 A network declares two things, both of which any module can:
 
 - ``blocks``: what it repeats (a ModuleList, or dotted names); each block becomes one unit that is gathered, used and let go again.
-- ``tensor_parallel_plan(size)``: which linear layers are split, ``{"blocks.*.attention.query": "colwise", ...}``; the words are those of
-  ``STYLES``, or torch's ParallelStyle objects. It raises ValueError where it cannot be split over ``size`` devices.
+- ``tensor_parallel_plan(size)``: which linear layers are split, ``{"blocks.*.attention.query": "colwise", ...}``, and which modules hold
+  several that read the same, ``"shared_input"``; the words are those of ``STYLES``, or torch's ParallelStyle objects. It raises ValueError
+  where the network cannot be split over ``size`` devices.
 """
 
 from __future__ import annotations
@@ -23,6 +24,21 @@ from torch.distributed.tensor.parallel import ColwiseParallel, ParallelStyle, Ro
 from musictrain.models.recomputing import blocks_of
 from musictrain.suggestions import did_you_mean
 
+
+class SharedInput(ParallelStyle):
+    """Whatever several split layers of a module read: its first argument, whole on every device.
+
+    Each layer would otherwise add up the gradient of its input by itself: three times for query, key and value, here once.
+    """
+
+    def _apply(self, module: nn.Module, device_mesh: DeviceMesh) -> nn.Module:
+        def share(_: nn.Module, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
+            return (DTensor.from_local(inputs[0], device_mesh, (Replicate(),), run_check=False), *inputs[1:])
+
+        module.register_forward_pre_hook(share)
+        return module
+
+
 STYLES: dict[str, Callable[[], ParallelStyle]] = {
     # A linear layer's outputs are dealt out; what follows works on its share of the channels.
     "colwise": ColwiseParallel,
@@ -30,6 +46,8 @@ STYLES: dict[str, Callable[[], ParallelStyle]] = {
     "colwise_gathered": lambda: ColwiseParallel(output_layouts=Replicate()),
     # A linear layer's inputs are dealt out; the partial sums are added up.
     "rowwise": RowwiseParallel,
+    # A module that holds several of them, and adds up the gradients of what they read once.
+    "shared_input": SharedInput,
 }
 
 
@@ -98,7 +116,7 @@ def check_plan(network: nn.Module, plan: Mapping[str, ParallelStyle], size: int)
         found = [module for name, module in modules.items() if fnmatch.fnmatchcase(name, pattern)]
         if not found:
             raise ValueError(f"tensor_parallel_plan names {pattern!r}, which {type(network).__name__} does not have.")
-        for module in found:
+        for module in found if not isinstance(style, SharedInput) else []:
             width = getattr(module, "in_features" if isinstance(style, RowwiseParallel) else "out_features", 0)
             if width % size:
                 raise ValueError(f"{pattern} is {width} wide, which cannot be split evenly over {size} devices: choose sizes that can.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import signal
 import socket
@@ -11,6 +12,8 @@ import traceback
 from collections.abc import Callable
 from contextlib import closing
 from typing import Any
+
+PARENT_DEATH_SIGNAL = 1
 
 
 def free_port() -> int:
@@ -41,6 +44,7 @@ def fork(function: Callable[..., Any], arguments: tuple[Any, ...], variables: di
         return child
     code = 1
     try:
+        die_with_parent()
         os.environ.update({"GROUP_RANK": "0", "NODE_RANK": "0", "TORCHELASTIC_RUN_ID": "test", **variables})
         function(*arguments)
         code = 0
@@ -50,6 +54,12 @@ def fork(function: Callable[..., Any], arguments: tuple[Any, ...], variables: di
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
+
+
+def die_with_parent() -> None:
+    """Leave no process behind when the program that forked it is killed; Linux alone knows how."""
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(PARENT_DEATH_SIGNAL, signal.SIGKILL)
 
 
 def wait_for(children: list[int], end: float) -> list[int]:
