@@ -27,7 +27,7 @@ from musictrain.models import Decoder
 from musictrain.optim import AdamW, parameter_groups
 
 VOCAB, ROWS, WINDOW = 512, 8, 512
-STEPS = 8
+STEPS = {"cold": 8, "warm": 4}
 WARM_UP = 2
 TIMEOUT_SECONDS = 280
 

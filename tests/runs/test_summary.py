@@ -26,9 +26,7 @@ def test_everything_there_is_is_told(tmp_path: Path) -> None:
     for name in ("a.wav", "a.mid", "b.wav"):
         run.samples_at(200).mkdir(parents=True, exist_ok=True)
         (run.samples_at(200) / name).touch()
-    lines = summary(
-        run, command="python -m musictrain", runs_dir=tmp_path, facts=[("best checkpoint", f"{tmp_path}/v1.ckpt")]
-    ).splitlines()
+    lines = summary(run, command="python -m musictrain", runs_dir=tmp_path, facts=[("best checkpoint", f"{tmp_path}/v1.ckpt")]).splitlines()
     assert lines == [
         f"  run              {run.path}",
         "  best val/loss    0.4123 nats per token at step 100 (0.5000 nats per note, 3.2500 bits per beat)",
