@@ -177,8 +177,8 @@ class ShardedStrategy(ModelParallelStrategy):
     def load_checkpoint(self, checkpoint_path: str | Path, weights_only: bool | None = None) -> dict[str, Any]:
         """Take up a directory of shares, written by any number of processes, or a file of any strategy.
 
-        Always read with ``weights_only``. CompressedCheckpointIO verifies it, and looks through a directory first: torch itself unpickles what
-        describes one. With another plugin take up only directories that you trust.
+        Always read with ``weights_only``. CompressedCheckpointIO verifies it, and looks through a directory first: torch itself unpickles
+        what describes one. With another plugin take up only directories that you trust.
         """
         path = Path(self.broadcast(str(checkpoint_path)))
         if path.is_dir():
