@@ -84,8 +84,10 @@ class SGD(torch.optim.SGD):
     work: Work
 
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
-        result = super().step(closure)
+        # Before: torch may hook its own step too, which then ends inside of this one.
+        result = closure() if closure is not None else None
         self.work.do("optimizer")
+        super().step()
         return result
 
 
