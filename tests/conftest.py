@@ -1,4 +1,8 @@
-"""What every test may rely on: no network, no file in the user's own cache, one thread, and files of the repository by `repository`."""
+"""What every test may rely on: no network, no file in the user's own cache, one thread, and files of the repository by `repository`.
+
+Laws over drawn cases draw the same ones every time, so that a red run is the fault of what was changed; `--hypothesis-profile=search`
+draws new ones, many more.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +13,16 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Tiny networks are faster on one thread, and their sums come out the same on every machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+settings.register_profile("same cases", deadline=None, derandomize=True)
+settings.register_profile("search", deadline=None, max_examples=2_000)
+settings.load_profile("same cases")
 
 
 @pytest.fixture(scope="session")
