@@ -8,10 +8,11 @@ import threading
 from pathlib import Path
 
 
-def atomic_write(path: str | Path, content: bytes | str) -> None:
+def atomic_write(path: str | Path, content: bytes | str, *, durable: bool = True) -> None:
     """Put ``content`` (text as UTF-8) at ``path`` so that a reader, a crash or a power cut sees the old file or the new one.
 
-    The temporary file stands beside the target, since a rename is atomic only within one file system.
+    The temporary file stands beside the target, since a rename is atomic only within one file system. ``durable=False`` does not wait for
+    the disk: for what is written again in a moment anyway, and may be torn by a power cut alone.
 
     Raises:
         OSError: if the folder is missing, read-only or full; the old file is then untouched and no temporary file stays.
@@ -19,19 +20,21 @@ def atomic_write(path: str | Path, content: bytes | str) -> None:
     path = Path(path)
     temporary = path.with_name(f".{path.name}.{os.getpid()}-{threading.get_ident()}.tmp")
     try:
-        _write_through(temporary, content.encode() if isinstance(content, str) else content)
+        _write(temporary, content.encode() if isinstance(content, str) else content, through=durable)
         temporary.replace(path)
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    sync_folder(path.parent)
+    if durable:
+        sync_folder(path.parent)
 
 
-def _write_through(path: Path, content: bytes) -> None:
+def _write(path: Path, content: bytes, *, through: bool) -> None:
     with path.open("wb") as file:
         file.write(content)
         file.flush()
-        os.fsync(file.fileno())
+        if through:
+            os.fsync(file.fileno())
 
 
 def sync_folder(folder: str | Path) -> None:

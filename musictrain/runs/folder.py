@@ -69,6 +69,41 @@ class RunFolder:
         return self.path / "events.jsonl"
 
     @property
+    def status(self) -> Path:
+        """Where the run stands, as ``musictrain.runs.status`` writes it every few seconds."""
+        return self.path / "status.json"
+
+    @property
+    def labels(self) -> Path:
+        """What people said of the run: tags, a note, whether it is archived."""
+        return self.path / "labels.json"
+
+    @property
+    def lineage(self) -> Path:
+        """Which runs it came from, and how."""
+        return self.path / "lineage.json"
+
+    @property
+    def dashboard(self) -> Path:
+        """The live page, to be opened in a browser."""
+        return self.path / "dashboard.html"
+
+    @property
+    def dashboard_data(self) -> Path:
+        """What the live page loads again and again."""
+        return self.path / "dashboard_data.js"
+
+    @property
+    def report(self) -> Path:
+        """The same page with everything inside."""
+        return self.path / "report.html"
+
+    @property
+    def curves(self) -> Path:
+        """Pictures of the curves."""
+        return self.path / "curves.png"
+
+    @property
     def log(self) -> Path:
         """What people read: messages, warnings, tracebacks."""
         return self.path / "train.log"
@@ -91,6 +126,11 @@ class RunFolder:
     def samples_at(self, step: int) -> Path:
         """The folder of the pieces generated after ``step`` optimizer steps."""
         return self.samples / f"step_{step:06d}"
+
+    @property
+    def references(self) -> Path:
+        """How the corpus itself goes on from each prompt, beside the samples of every step."""
+        return self.samples / "reference"
 
     def is_run(self) -> bool:
         """Whether a run has begun to write here."""

@@ -13,10 +13,10 @@ FLOORS = {
     **dict.fromkeys(
         ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
     ),
-    **dict.fromkeys(("speed", "compiling"), 1),
-    **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints"), 2),
+    **dict.fromkeys(("speed", "compiling", "dashboard", "notifications"), 1),
+    **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints", "loggers"), 2),
     "callbacks": 3,
-    **dict.fromkeys(("cli", "search", "stages", "dashboard"), 4),
+    **dict.fromkeys(("cli", "search", "stages"), 4),
     **dict.fromkeys(("__init__", "__main__"), 5),
 }
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"}
@@ -31,12 +31,17 @@ SIDEWAYS = {
     ("metrics", "data"): "a corpus is the reference",
     ("compiling", "data"): "caches lie together",
     ("__main__", "__init__"): "the program is the package",
-    **{("cli", door): "the command line opens the other doors" for door in ("search", "stages", "dashboard")},
+    **{("cli", door): "the command line opens the other doors" for door in ("search", "stages")},
 }
 ONLY = {
     # Rooms that may use less than their floor offers.
-    "callbacks": {"notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"},
+    "callbacks": {
+        *("notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"),
+        *("dashboard", "notifications", "loggers"),
+    },
+    # They draw and tell what stands in the run folder; neither needs torch.
     "dashboard": {"notes", "suggestions", "runs"},
+    "notifications": {"suggestions", "runs"},
 }
 ALLOWED: set[tuple[str, str]] = set()  # (file under musictrain/, imported module): an exception and, beside it, its reason
 
