@@ -110,7 +110,7 @@ def is_gone(status: Status, now: float) -> bool:
 
 
 def process_start(pid: int) -> str:
-    """When a process was started, in ticks since this machine's start and the number of that start; empty if there is none or nobody says."""
+    """When a process was started: this start of the machine, and ticks since then; empty if there is none or nobody says."""
     try:
         ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text(encoding='utf-8').strip()}/{ticks}"
