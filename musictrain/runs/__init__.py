@@ -6,9 +6,12 @@ from musictrain.runs.finding import RunNotFoundError, find_run, list_runs
 from musictrain.runs.folder import RunFolder
 from musictrain.runs.names import new_run_name
 from musictrain.runs.records import Records, read_records
+from musictrain.runs.rows import CountingRows, RowReader, read_rows
 
 __all__ = [
+    "CountingRows",
     "Records",
+    "RowReader",
     "RunFolder",
     "RunNotFoundError",
     "atomic_write",
@@ -17,4 +20,5 @@ __all__ = [
     "list_runs",
     "new_run_name",
     "read_records",
+    "read_rows",
 ]

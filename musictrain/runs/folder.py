@@ -9,6 +9,7 @@ from typing import Any
 
 from musictrain.runs.names import new_run_name
 from musictrain.runs.records import read_records
+from musictrain.runs.rows import read_rows, step_of
 
 BEST_METRIC = "val/loss"
 
@@ -60,7 +61,7 @@ class RunFolder:
 
     @property
     def metrics(self) -> Path:
-        """One record per logged step: ``time`` (seconds since 1970), ``step``, ``epoch`` and the values."""
+        """What was logged, as ``musictrain.runs.rows`` reads it."""
         return self.path / "metrics.jsonl"
 
     @property
@@ -137,13 +138,15 @@ class RunFolder:
         return self.config.is_file() or self.environment.is_file() or self.metrics.is_file()
 
     def last_step(self) -> int:
-        """The highest number of optimizer steps among the metrics and the events, 0 if nothing is recorded."""
-        rows = [*read_records(self.metrics), *read_records(self.events)]
-        return max((int(row.get("step") or 0) for row in rows), default=0)
+        """The number of optimizer steps that the last attempt has come to, by its metrics and events; 0 if nothing is recorded."""
+        events = read_records(self.events)
+        starts = [place for place, event in enumerate(events) if event.get("event") in ("started", "resumed")]
+        rows = [*read_rows(self.metrics), *events[starts[-1] if starts else 0 :]]
+        return max((step_of(row) or 0 for row in rows), default=0)
 
     def best(self, metric: str = BEST_METRIC) -> tuple[float, int] | None:
         """The lowest finite recorded value of ``metric`` and the step of it; None if the run recorded none."""
-        rows = [(number(row[metric]), int(row.get("step") or 0)) for row in read_records(self.metrics) if metric in row]
+        rows = [(number(row[metric]), step_of(row) or 0) for row in read_rows(self.metrics) if metric in row]
         finite = [row for row in rows if math.isfinite(row[0])]
         return min(finite) if finite else None
 

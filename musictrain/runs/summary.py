@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from musictrain.runs.folder import BEST_METRIC, RunFolder, number
-from musictrain.runs.records import read_records
+from musictrain.runs.rows import read_rows
 
 SCORES = (("val/nats_per_note", "nats per note"), ("val/bits_per_beat", "bits per beat"))
 
@@ -22,7 +22,7 @@ def summary(run: RunFolder, *, command: str = "musictrain", runs_dir: Path | Non
         runs_dir: added as ``--runs`` to the commands; None if they find the run without it.
         facts: further lines of the table, such as what the run has saved and how fast it was.
     """
-    rows = read_records(run.metrics)
+    rows = read_rows(run.metrics)
     table = [("run", shown(run.path)), *_likelihood(run, rows), *facts, *_samples(run)]
     where = f" --runs {shown(runs_dir)}" if runs_dir is not None else ""
     name = "-".join(run.name.split("-")[-2:])
