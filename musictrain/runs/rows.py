@@ -121,13 +121,22 @@ class RowReader:
 
     ``restarts`` counts how often the file turned out to be another one than before (it shrank, or its old part changed): it is then read
     from its beginning, and whatever was made of its rows must be made anew.
+
+    Args:
+        path: the file; it need not be there yet.
+        offset, before: the ``place`` where an earlier reader stopped, to go on there.
     """
 
-    def __init__(self, path: str | Path) -> None:
+    def __init__(self, path: str | Path, offset: int = 0, before: bytes = b"") -> None:
         self.path = Path(path)
         self.restarts = 0
-        self._offset = 0
-        self._before = b""
+        self._offset = offset
+        self._before = before
+
+    @property
+    def place(self) -> tuple[int, bytes]:
+        """Bytes read so far, and the last of them, by which a later reader knows the file again."""
+        return self._offset, self._before
 
     def read_new(self, most_bytes: int | None = None) -> list[dict[str, Any]]:
         """Rows and markers since the last call, in the order of the file; empty if there is nothing new, or no file.
