@@ -101,7 +101,7 @@ def draw_pianoroll(notes: Notes, path: str | os.PathLike[str], *, title: str = "
     figure = Figure(figsize=(WIDTH_INCHES, height), dpi=DOTS_PER_INCH, facecolor="white")
     FigureCanvasAgg(figure)
     parts = part_names(notes)
-    colours = _colours(notes, parts)
+    colours = colours_of(parts)
     for index in range(len(layout.systems)):
         axes = _system_axes(figure, layout, index, height)
         _draw_frame(axes, layout, index, prompt_beats)
@@ -153,8 +153,8 @@ def _plain(title: str) -> str:
     return line if len(line) <= LONGEST_TITLE else line[: LONGEST_TITLE - 1] + "…"
 
 
-def _colours(notes: Notes, parts: dict[tuple[int, int], str]) -> dict[tuple[int, int], str]:
-    """A colour for every (track, program)."""
+def colours_of(parts: dict[tuple[int, int], str]) -> dict[tuple[int, int], str]:
+    """A colour for every (track, program), given their names: the voices of a chorale have their own."""
     palette = VOICE_COLOURS if list(parts.values()) == ["Soprano", "Alto", "Tenor", "Bass"] else COLOURS
     return {part: palette[index % len(palette)] for index, part in enumerate(parts)}
 

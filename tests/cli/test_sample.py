@@ -27,7 +27,7 @@ def sample(capsys: Any, runs_dir: Path, out: Path, *words: Any) -> str:
 def test_every_piece_is_four_files_and_one_line(finished_runs: Path, tmp_path: Path, capsys: Any) -> None:
     printed = sample(capsys, finished_runs, tmp_path, "--n", 3)
     endings = {path.suffix for path in tmp_path.glob("sample_3.*")}
-    assert endings == {".mid", ".wav", ".png", ".json"}
+    assert endings == {".mid", ".wav", ".png", ".js", ".json"}
     assert [line.split()[0] for line in printed.splitlines()[1:-1]] == ["piece", "sample_1", "sample_2", "sample_3"]
     info = json.loads((tmp_path / "sample_1.json").read_text())
     assert (info["checkpoint"], info["seed"], info["prompt"]) == ("v000003_step000006.ckpt", 0, None)
