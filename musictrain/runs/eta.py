@@ -36,7 +36,7 @@ ANOTHER_PACE = 0.3  # where the last ten steps are off by such a share, what was
 TRUSTED_AFTER_CHANGE = 20.0  # steps; also of those that another process took, perhaps on another machine
 NORMAL_80 = 1.2816  # standard deviations either side that hold four fifths of a normal distribution
 UNSURE = 0.5  # relative error of a pace that was seen once
-NEVER_SURER = 0.02
+WANDERS = 0.06  # relative: how far a machine's pace strays later on, by which the bounds hold the truth four times out of five
 
 
 @dataclass(frozen=True)
@@ -168,7 +168,7 @@ class _Pace:
             return _Span() if steps == 0 else None
         stalls = max(self.stalled - self.longest_stall, 0.0) / self.steps if self.steps else 0.0
         trusted = self.weight or float(len(self.recent))
-        level = self.drift + usual**2 * (NEVER_SURER**2 + UNSURE**2 / (1 + trusted)) + (stalls / 2) ** 2
+        level = self.drift + usual**2 * (WANDERS**2 + UNSURE**2 / (1 + trusted)) + (stalls / 2) ** 2
         return _Span(steps * (usual + stalls), steps**2 * level + steps * self.variance)
 
     def state(self) -> dict[str, Any]:
@@ -276,7 +276,7 @@ class Eta:
         usual = [min(seconds, most) for seconds in last]
         mean = sum(usual) / len(usual)
         variance = sum((seconds - mean) ** 2 for seconds in usual) / len(usual)
-        level = variance / len(usual) + mean**2 * (NEVER_SURER**2 + (UNSURE / 2) ** 2 / len(usual))
+        level = variance / len(usual) + mean**2 * (WANDERS**2 + (UNSURE / 2) ** 2 / len(usual))
         return _Span(count * mean, count**2 * level + count * variance)
 
     def state_dict(self) -> dict[str, Any]:
