@@ -1,21 +1,27 @@
 """WriteSamples: what the model plays at this point, as files to hear and to see.
 
-Writes ``samples/step_000500/*.mid .wav .png .json`` into the run folder: pieces from nothing, and continuations of the first
-validation pieces. Prompts and seeds stay the same, so that the sounds of two steps can be compared.
+Writes ``samples/step_000500/*.mid .wav .png .js .json`` into the run folder: pieces from nothing, and continuations of the first
+validation pieces. Prompts and seeds stay the same, so that the sounds of two steps can be compared; ``samples/reference/`` holds how the
+corpus itself goes on from each prompt. Loggers that have a ``log_sample(stem, step, info)`` get every sample.
 
 When: for any LightningModule with a ``network`` (tokens -> logits) and a data module with a ``tokenizer``; in another Trainer it says
-so once and does nothing. Cost: the sampling time, seconds each time; the training's random numbers are not touched.
+so once and does nothing. Cost: at most ``most_share`` of the fit's time after validations, and one round at the end; the training's
+random numbers are not touched.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import WeightAveraging
 from torch import nn
 
 from musictrain.checkpoints.whole_network import agreed, network_of_version, whole_network
@@ -25,31 +31,54 @@ from musictrain.generation.continuation import first_beats
 from musictrain.generation.length import least_tokens_for_beats, mean_tokens_per_beat, tokens_for_beats
 from musictrain.generation.window import trained_context
 from musictrain.listening.sample_files import write_sample
+from musictrain.listening.time_budget import TimeBudget
 from musictrain.notes import Notes
 from musictrain.runs import RunFolder
+from musictrain.runs.alerts import alert
 from musictrain.speed import phase
 
 log = logging.getLogger(__name__)
 
+PROBE_STEPS = 8
+
 
 @dataclass(frozen=True)
 class Request:
-    """What to play from: ``num`` pieces from nothing, or one that continues ``prompt``, called ``source``."""
+    """What to play from: pieces from nothing, one under each of ``names``, or one that continues ``prompt``, called ``source``."""
 
-    stem: str
-    num: int
+    names: tuple[str, ...]
     prompt: Notes | None = None
     source: str | None = None
 
 
+@dataclass(frozen=True)
+class Round:
+    """One time of sampling: at which step, for how many beats, from what weights, where to, and what is asked for."""
+
+    step: int
+    beats: float
+    weights: str
+    folder: Path
+    requests: tuple[Request, ...]
+
+
 class WriteSamples(Callback):
-    """Generates pieces after every so many validations and at the end of the fit.
+    """Generates pieces after validations, as often as their time allows, and at the end of the fit.
+
+    What is played after a validation is the beginning of what would be played at the end: pieces are shorter and fewer, to have more of
+    them, but prompts, seeds and names are the same. A moving average of the weights is played from, if there is one. With several
+    processes the first one decides.
 
     Args:
         every: validations between two times; 0 only at the end.
+        most_share: of the fit's time so far, resumed ones counted, that sampling after validations may take; where one more round, which
+            is expected to take as long as the last one, would take more, it is left out. 1 is no limit. The first round may take up to ten
+            seconds in any case; how long it will take is tried out on a few tokens.
         num: pieces from nothing.
+        num_between: how many of them after a validation.
         continuations: pieces that go on from the beginning of a validation piece (only if the data module has a ``corpus``).
         beats: length of the new music in quarter notes, after the prompt; a piece may end earlier by itself.
+        beats_between: the same after a validation, at most ``beats``.
         min_beats: before so many new ones a piece does not end, even where its prompt sounds finished.
         prompt_beats: how much of a validation piece is given.
         temperature: of the sampling; see ``musictrain.generation.SamplingRule``, also for ``top_k``, ``top_p`` and ``min_p``.
@@ -65,10 +94,13 @@ class WriteSamples(Callback):
 
     def __init__(
         self,
-        every: int = 0,
+        every: int = 1,
+        most_share: float = 0.05,
         num: int = 4,
+        num_between: int = 1,
         continuations: int = 2,
         beats: float = 64.0,
+        beats_between: float = 32.0,
         min_beats: float = 16.0,
         prompt_beats: float = 16.0,
         temperature: float = 1.0,
@@ -78,42 +110,65 @@ class WriteSamples(Callback):
         seed: int = 0,
         weights: str = "best",
     ) -> None:
-        if min(every, num, continuations, min_beats) < 0 or min(beats, prompt_beats) <= 0:
-            raise ValueError(
-                f"WriteSamples got every={every}, num={num}, continuations={continuations}, min_beats={min_beats}, beats={beats}, "
-                f"prompt_beats={prompt_beats}: the first four cannot be negative, the last two must be positive."
-            )
+        check_numbers(
+            {"every": every, "num": num, "num_between": num_between, "continuations": continuations, "min_beats": min_beats},
+            {"beats": beats, "beats_between": beats_between, "prompt_beats": prompt_beats},
+        )
+        if not 0.0 <= most_share <= 1.0:
+            raise ValueError(f"WriteSamples got most_share={most_share}: a share of the time lies between 0 (never) and 1 (no limit).")
         if weights not in ("best", "current"):
             raise ValueError(f"WriteSamples got weights={weights!r}; it knows 'best' and 'current'.")
-        self.every, self.num, self.continuations = every, num, continuations
-        self.beats, self.min_beats, self.prompt_beats = beats, min_beats, prompt_beats
+        self.every, self.num, self.num_between, self.continuations = every, num, min(num, num_between), continuations
+        self.beats, self.beats_between, self.min_beats, self.prompt_beats = beats, min(beats, beats_between), min_beats, prompt_beats
         self.rule: dict[str, Any] = {"temperature": temperature, "top_k": top_k, "top_p": top_p, "min_p": min_p, "seed": seed}
         self.weights = weights
+        self._budget = TimeBudget(most_share)
         self._validations = 0
         self._warned = False
+        self._last_fault = ""
 
     def state_dict(self) -> dict[str, Any]:
-        """How many validations there were, so that a resumed run samples at the same ones."""
-        return {"validations": self._validations}
+        """How many validations there were and how much time went where, so that a resumed run goes on sampling as it did."""
+        return {"validations": self._validations, "budget": self._budget.state_at(time.monotonic())}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back; the settings stay those of the constructor."""
         self._validations = int(state_dict["validations"])
+        if "budget" in state_dict:
+            self._budget.load(state_dict["budget"])
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The time of the fit begins."""
+        if self.every and (self.num or self.continuations):
+            self._budget.begin(time.monotonic())
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Sample if it is time to."""
+        """Sample if it is time to, and there is time to."""
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
         self._validations += 1
-        if self.every and self._validations % self.every == 0:
+        # What the end of the fit writes would take the place of the last validation's.
+        at_the_end = 0 <= trainer.max_steps <= trainer.global_step
+        if not self.every or self._validations % self.every or at_the_end or not agreed("yes" if self._has_time() else ""):
+            return
+        with averaged_weights(trainer, pl_module):
             self._sample(trainer, pl_module)
+
+    def _has_time(self) -> bool:
+        wanted = self.num_between or self.continuations
+        return bool(wanted) and (self._budget.last_seconds is None or self._budget.allows(time.monotonic()))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Sample from the best weights, or those of the end."""
-        self._sample(trainer, pl_module, best=self.weights == "best")
+        self._budget.pause(time.monotonic())
+        self._sample(trainer, pl_module, at_end=True)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """The time of the fit is over."""
+        self._budget.pause(time.monotonic())
 
     @phase("sampling")
-    def _sample(self, trainer: Trainer, pl_module: LightningModule, best: bool = False) -> None:
+    def _sample(self, trainer: Trainer, pl_module: LightningModule, at_end: bool = False) -> None:
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
         if trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
@@ -121,50 +176,125 @@ class WriteSamples(Callback):
         if not (isinstance(getattr(pl_module, "network", None), nn.Module) and isinstance(tokenizer, Tokenizer)):
             self._warn_once(pl_module)
             return
+        best = at_end and self.weights == "best"
         network = best_network(trainer, pl_module) if best else None
-        if not agreed("found" if network is not None else ""):
+        is_best = bool(agreed("found" if network is not None else ""))
+        if not is_best:
             network = whole_network(trainer, pl_module)
         if trainer.is_global_zero and network is not None:
-            self._write_all(trainer, network, tokenizer, RunFolder(Path(folder)).samples_at(trainer.global_step))
+            self._play_round(trainer, network, tokenizer, RunFolder(Path(folder)), at_end=at_end, is_best=is_best)
         trainer.strategy.barrier("samples")
 
-    def _write_all(self, trainer: Trainer, network: nn.Module, tokenizer: Tokenizer, target: Path) -> None:
+    def _play_round(
+        self, trainer: Trainer, network: nn.Module, tokenizer: Tokenizer, run: RunFolder, *, at_end: bool, is_best: bool
+    ) -> None:
+        begun = time.monotonic()
         try:
-            for request in self._requests(trainer.datamodule):  # type: ignore[attr-defined]
-                for name, piece in self._play(request, network, tokenizer, trainer.datamodule):  # type: ignore[attr-defined]
-                    self._write(target / name, piece, request, trainer.global_step)
-        except Exception:
+            asked = Round(
+                step=trainer.global_step,
+                beats=self.beats if at_end else self.beats_between,
+                weights="best" if is_best else "current",
+                folder=run.samples_at(trainer.global_step),
+                requests=tuple(self._requests(trainer.datamodule, self.num if at_end else self.num_between)),  # type: ignore[attr-defined]
+            )
+            if not at_end and not self._is_affordable(asked, network, tokenizer, trainer.datamodule):  # type: ignore[attr-defined]
+                return
+            self._write_all(asked, network, tokenizer, trainer)
+            self._last_fault = ""
+        except Exception as error:
             # Hours of training are worth more than a sample.
-            log.exception("Sampling at step %d failed; training is not affected.", trainer.global_step)
+            self._report(error, trainer.global_step)
+        if not at_end:
+            self._budget.spend(time.monotonic() - begun)
 
-    def _requests(self, datamodule: Any) -> Iterator[Request]:
-        if self.num:
-            yield Request("from_nothing", self.num)
+    def _is_affordable(self, asked: Round, network: nn.Module, tokenizer: Tokenizer, datamodule: Any) -> bool:
+        """Whether the first round of all fits: a few tokens are made, to see how long it would take."""
+        if self._budget.last_seconds is not None:
+            return True
+        few = PROBE_STEPS * tokenizer.tokens_per_step
+        begun = time.monotonic()
+        sample_pieces(network, tokenizer, num=1, max_new_tokens=few, min_new_tokens=few, context=_context(network, datamodule), **self.rule)
+        a_piece = (time.monotonic() - begun) / few * self._most_tokens(tokenizer, asked.beats, datamodule)
+        expected = len(asked.requests) * a_piece
+        if self._budget.allows(time.monotonic(), expected):
+            return True
+        self._budget.put_off(expected)
+        return False
+
+    def _report(self, error: Exception, step: int) -> None:
+        fault = f"{type(error).__name__}: {error}"
+        log.info("Sampling at step %d failed.", step, exc_info=error)
+        if fault != self._last_fault:
+            alert(
+                log,
+                f"Sampling at step {step} failed; training is not affected. {fault}",
+                kind="sampling_failed",
+                advice="The traceback is in train.log. If the logits are not finite, look at the loss; if the disk is full, make room.",
+                step=step,
+            )
+        self._last_fault = fault
+
+    def _write_all(self, asked: Round, network: nn.Module, tokenizer: Tokenizer, trainer: Trainer) -> None:
+        datamodule = trainer.datamodule  # type: ignore[attr-defined]
+        for request in asked.requests:
+            pieces = self._play(request, asked, network, tokenizer, datamodule)
+            for name, piece in zip(request.names, pieces, strict=True):
+                self._write(asked, asked.folder / name, piece, request, trainer)
+            if request.prompt is not None:
+                self._write_reference(asked, request, pieces[0].prompt_beats, tokenizer, trainer)
+
+    def _requests(self, datamodule: Any, num: int) -> Iterator[Request]:
+        if num:
+            # Named by how many there are at the end, so that a name is the same piece at every step.
+            names = [f"from_nothing_{position}" for position in range(1, num + 1)] if self.num > 1 else ["from_nothing"]
+            yield Request(tuple(names))
         corpus = getattr(datamodule, "corpus", None)
         pieces = corpus.split("valid")[: self.continuations] if corpus is not None else []
         for position, piece in enumerate(pieces, start=1):
-            yield Request(f"continued_{position}", 1, piece.notes, piece.name)
+            yield Request((f"continued_{position}",), piece.notes, piece.name)
 
-    def _play(self, request: Request, network: nn.Module, tokenizer: Tokenizer, datamodule: Any) -> Iterator[tuple[str, SampledPiece]]:
+    def _play(self, request: Request, asked: Round, network: nn.Module, tokenizer: Tokenizer, datamodule: Any) -> list[SampledPiece]:
         rate = mean_tokens_per_beat(getattr(datamodule, "store", None))
-        window = getattr(datamodule, "window", None)
-        pieces = sample_pieces(
+        return sample_pieces(
             network,
             tokenizer,
-            num=request.num,
-            max_new_tokens=tokens_for_beats(tokenizer, self.beats, rate),
-            min_new_tokens=least_tokens_for_beats(tokenizer, self.min_beats, rate),
+            num=len(request.names),
+            max_new_tokens=self._most_tokens(tokenizer, asked.beats, datamodule),
+            min_new_tokens=least_tokens_for_beats(tokenizer, min(self.min_beats, asked.beats), rate),
             prompt=request.prompt,
             prompt_beats=None if request.prompt is None else self.prompt_beats,
-            context=trained_context(network, window),
+            context=_context(network, datamodule),
             **self.rule,
         )
-        for position, piece in enumerate(pieces, start=1):
-            yield request.stem if request.num == 1 else f"{request.stem}_{position}", piece
 
-    def _write(self, stem: Path, piece: SampledPiece, request: Request, step: int) -> None:
-        info = {"step": step, "prompt": request.source, "ended": piece.ended, "log_prob_per_token": piece.log_prob_per_token, **self.rule}
-        write_sample(first_beats(piece.notes, piece.prompt_beats + self.beats), stem, info=info, prompt_beats=piece.prompt_beats)
+    def _most_tokens(self, tokenizer: Tokenizer, beats: float, datamodule: Any) -> int:
+        return tokens_for_beats(tokenizer, beats, mean_tokens_per_beat(getattr(datamodule, "store", None)))
+
+    def _write(self, asked: Round, stem: Path, piece: SampledPiece, request: Request, trainer: Trainer) -> None:
+        info = {
+            "step": asked.step,
+            "prompt": request.source,
+            "ended": piece.ended,
+            "log_prob_per_token": piece.log_prob_per_token,
+            "weights": asked.weights,
+            **self.rule,
+        }
+        write_sample(first_beats(piece.notes, piece.prompt_beats + asked.beats), stem, info=info, prompt_beats=piece.prompt_beats)
+        hand_to_loggers(trainer, stem, asked.step, {**info, "prompt_beats": piece.prompt_beats})
+
+    def _write_reference(self, asked: Round, request: Request, prompt_beats: float, tokenizer: Tokenizer, trainer: Trainer) -> None:
+        """How the corpus goes on from the same beats, for as long as the model is asked to at the end; written once."""
+        assert request.prompt is not None
+        stem = asked.folder.parent / "reference" / request.names[0]
+        info = {"reference": True, "prompt": request.source, "asked_beats": prompt_beats + self.beats, "step": None}
+        if is_written(stem, {**info, "prompt_beats": prompt_beats}):
+            return
+        # Through the tokenizer and back: what the model's own pieces have gone through too.
+        notes = tokenizer.decode(tokenizer.encode(first_beats(request.prompt, prompt_beats + self.beats)))
+        ended = request.prompt.end <= prompt_beats + self.beats
+        title = f"{stem.name}: how the corpus goes on"
+        write_sample(notes, stem, info={**info, "ended": ended}, prompt_beats=prompt_beats, title=title)
+        hand_to_loggers(trainer, stem, asked.step, {**info, "prompt_beats": prompt_beats})
 
     def _warn_once(self, pl_module: LightningModule) -> None:
         if not self._warned:
@@ -174,6 +304,50 @@ class WriteSamples(Callback):
                 "%s in this Trainer does not offer both, so no samples are written.",
                 type(pl_module).__name__,
             )
+
+
+def check_numbers(not_negative: dict[str, float], positive: dict[str, float]) -> None:
+    """Refuses numbers out of their range.
+
+    Raises:
+        ValueError: naming them all.
+    """
+    if min(not_negative.values()) < 0 or min(positive.values()) <= 0:
+        told = ", ".join(f"{name}={value}" for name, value in {**not_negative, **positive}.items())
+        raise ValueError(f"WriteSamples got {told}: {', '.join(not_negative)} cannot be negative, {', '.join(positive)} must be positive.")
+
+
+def is_written(stem: Path, info: dict[str, Any]) -> bool:
+    """Whether a sample stands there that says all of ``info`` of itself."""
+    try:
+        told = json.loads(stem.with_name(f"{stem.name}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return all(told.get(key) == value for key, value in info.items())
+
+
+@contextlib.contextmanager
+def averaged_weights(trainer: Trainer, pl_module: LightningModule) -> Iterator[None]:
+    """Inside, the module has the weights that are validated: those of a moving average, if one is kept."""
+    averages = [callback for callback in trainer.callbacks if isinstance(callback, WeightAveraging)]  # type: ignore[attr-defined]
+    for callback in averages:
+        callback.on_validation_epoch_start(trainer, pl_module)
+    try:
+        yield
+    finally:
+        for callback in averages:
+            callback.on_validation_epoch_end(trainer, pl_module)
+
+
+def hand_to_loggers(trainer: Trainer, stem: Path, step: int, info: dict[str, Any]) -> None:
+    """Tell every logger that takes samples of the files ``stem``.mid, .wav and .png."""
+    for logger in trainer.loggers:
+        if hasattr(logger, "log_sample"):
+            logger.log_sample(stem, step, info)
+
+
+def _context(network: nn.Module, datamodule: Any) -> int | None:
+    return trained_context(network, getattr(datamodule, "window", None))
 
 
 def best_network(trainer: Trainer, pl_module: LightningModule) -> nn.Module | None:
