@@ -1,13 +1,12 @@
 """What a run ran on: enough to repeat it, nothing that should stay private.
 
-Environment variables are never recorded, and values of options that look like secrets are blanked out of the command line.
+Environment variables are never recorded, and secrets are hidden in everything that is, the uncommitted changes of a checkout included.
 """
 
 from __future__ import annotations
 
 import os
 import platform
-import re
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,9 +15,12 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from musictrain.runs.secrets import hidden, hidden_command, hide
+
 PACKAGES = ("musictrain", "torch", "lightning", "torchmetrics", "numpy", "symusic", "miditok", "music21", "jsonargparse", "rich")
-SECRET = re.compile(r"secret|password|passwd|token(?!iz|s)|api[_-]?key|credential", re.IGNORECASE)
 LONGEST_DIFF = 200_000
+# Read beyond the cut, so that it goes through no secret before that is found.
+LONGEST_SECRET = 20_000
 
 
 def describe_environment(
@@ -37,7 +39,7 @@ def describe_environment(
         source: if this folder lies in a git checkout, its commit and uncommitted changes are recorded; the working directory if
             left out.
     """
-    return {
+    record = {
         "started": datetime.now().astimezone().isoformat(timespec="seconds"),
         "command": without_secrets(sys.argv if command is None else command),
         "python": platform.python_version(),
@@ -48,6 +50,7 @@ def describe_environment(
         "seeds": dict(seeds or {}),
         "fingerprints": dict(fingerprints or {}),
     }
+    return dict(hidden(record))
 
 
 def package_versions(names: Iterable[str]) -> dict[str, str | None]:
@@ -81,7 +84,7 @@ def git_state(folder: Path) -> dict[str, Any] | None:
     if commit is None:
         return None
     diff = _git(folder, "diff", "HEAD") or ""
-    return {"commit": commit, "dirty": bool(diff), "diff": diff[:LONGEST_DIFF]}
+    return {"commit": commit, "dirty": bool(diff), "diff": hide(diff[: LONGEST_DIFF + LONGEST_SECRET])[:LONGEST_DIFF]}
 
 
 def _git(folder: Path, *arguments: str) -> str | None:
@@ -93,16 +96,9 @@ def _git(folder: Path, *arguments: str) -> str | None:
 
 
 def without_secrets(command: Sequence[str]) -> list[str]:
-    """The command line with the values of options blanked whose name looks like a secret's.
+    """The command line with the values of secret options hidden, and secrets inside other words.
 
     >>> without_secrets(["fit", "--logger.api_key", "abc", "--data.tokenizer=REMI", "--password=x"])
     ['fit', '--logger.api_key', '***', '--data.tokenizer=REMI', '--password=***']
     """
-    cleaned: list[str] = []
-    hide_next = False
-    for word in command:
-        option, equals, _ = word.partition("=")
-        secret = option.startswith("-") and SECRET.search(option) is not None
-        cleaned.append("***" if hide_next else f"{option}=***" if secret and equals else word)
-        hide_next = secret and not equals and not hide_next
-    return cleaned
+    return hidden_command(command)
