@@ -49,11 +49,17 @@ def find_run(text: str, runs_dir: str | Path) -> RunFolder:
         )
     if text == "latest":
         return runs[-1]
-    return _best(runs) if text == "best" else _by_name(text, runs, runs_dir)
+    return _best(runs, runs_dir) if text == "best" else _by_name(text, runs, runs_dir)
 
 
-def _best(runs: list[RunFolder]) -> RunFolder:
-    scored = [(best[0], position) for position, run in enumerate(runs) if (best := run.best()) is not None]
+def _best(runs: list[RunFolder], runs_dir: str | Path) -> RunFolder:
+    # Here alone: whoever names a run otherwise needs no database.
+    from musictrain.runs.index import RunIndex
+
+    with RunIndex(runs_dir) as index:
+        index.refresh()
+        lowest = {row["run"]: row["min"] for row in index.select("SELECT run, min FROM metrics WHERE key = ?", (BEST_METRIC,))}
+    scored = [(best, position) for position, run in enumerate(runs) if (best := lowest.get(run.name)) is not None]
     if not scored:
         raise RunNotFoundError(f"No best run: none of {len(runs)} has recorded {BEST_METRIC} yet. Name a run, or say 'latest'.")
     return runs[min(scored)[1]]
