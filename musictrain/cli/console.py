@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from musictrain.runs.atomic import atomic_write
-from musictrain.runs.train_log import PROUD_LOGGERS, TrainLog
+from musictrain.runs.train_log import PROUD_LOGGERS, TrainLog, rank_of_process
 
 ADVERTS = ("litlogger", "litmodels", "💡")
 
@@ -83,12 +83,6 @@ def report_failure(error: BaseException, train_log: TrainLog, runs_dir: Path) ->
     message = network_error(error) or message
     where = f"\n(traceback: {train_log.path})" if train_log.path is not None else ""
     print(f"error{f' on rank {rank}' if rank else ''}: {message}{where}", file=sys.stderr)
-
-
-def rank_of_process() -> int:
-    """The number of this process among those of a run, as the program that started it says; 0 alone."""
-    found = next((value for name in ("RANK", "SLURM_PROCID", "LOCAL_RANK") if (value := os.environ.get(name, "")).isdigit()), "0")
-    return int(found)
 
 
 def network_error(error: BaseException) -> str:
