@@ -23,6 +23,7 @@ from musictrain.runs.folder import RunFolder
 from musictrain.runs.index_metrics import Extent
 from musictrain.runs.index_reading import ReadConfig, changed_files, fingerprints, makes_a_run, read_facts
 from musictrain.runs.index_schema import ForeignIndexError, connect
+from musictrain.runs.index_sql import Answer, ask, ask_connection
 from musictrain.runs.index_writing import extent_of_row, write_facts
 from musictrain.runs.one_at_a_time import one_at_a_time
 from musictrain.runs.status import ACTIVE, Status
@@ -203,9 +204,17 @@ class RunIndex:
     # Looking
 
     def select(self, query: str, values: Sequence[Any] = ()) -> list[dict[str, Any]]:
-        """The rows of a query of ours, as dictionaries. (Other people's queries go through ``index_sql``.)"""
+        """The rows of a query of ours, as dictionaries. (Other people's go through ``ask``.)"""
         rows: list[dict[str, Any]] = self._tried(lambda: [dict(row) for row in self._connection.execute(query, values)])
         return rows
+
+    def ask(self, query: str) -> Answer:
+        """The answer to somebody's query in SQL, which can only read.
+
+        Raises:
+            QueryError: if it cannot be answered.
+        """
+        return ask_connection(self._connection, query) if self.in_memory else ask(self.path, query)
 
     def children_of(self, name: str) -> list[dict[str, Any]]:
         """The runs that came from one: ``run``, ``relation``, ``version`` and ``step``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -29,6 +30,7 @@ THAT_MAKE_A_RUN = {"config.yaml", "env.json", "metrics.jsonl"}
 MISSING = "-"
 STATE_AFTER = {"finished": "finished", "failed": "failed", "interrupted": "interrupted", "stopped": "stopped"}
 LARGEST = 2**63 - 1
+MOST_LEAVES = 20_000
 
 
 @dataclass
@@ -190,9 +192,10 @@ def _read_config(facts: RunFacts, run: RunFolder, read_config: ReadConfig) -> No
         config = read_config(run.config) if run.config.exists() else {}
     except Exception:  # whatever a YAML reader raises: a run with a broken configuration is a run all the same
         config = {}
-    facts.config = dict(config_leaves(config))
+    # Aliases can make a small YAML file a tree of any size.
+    facts.config = dict(itertools.islice(config_leaves(config), MOST_LEAVES))
     facts.columns.update(
-        config_fingerprint=config_fingerprint(config) if config else None,
+        config_fingerprint=config_fingerprint(config) if 0 < len(facts.config) < MOST_LEAVES else None,
         model=_class_of(facts.config, "model.init_args.network") or _class_of(facts.config, "model"),
         corpus=facts.config.get("data.init_args.corpus") or facts.config.get("data.corpus"),
         tokenizer=_class_of(facts.config, "data.init_args.tokenizer"),
@@ -214,7 +217,7 @@ def config_leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(config, dict) and config:
         for key, value in config.items():
             yield from config_leaves(value, f"{path}.{key}" if path else str(key))
-    elif isinstance(config, list) and any(isinstance(item, dict) for item in config):
+    elif isinstance(config, list) and any(isinstance(item, dict | list) for item in config):
         taken: set[str] = set()
         for position, item in enumerate(config):
             name = str(item.get("class_path", position)).rpartition(".")[2] if isinstance(item, dict) else str(position)
