@@ -9,6 +9,8 @@ Conventions:
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import json
 import logging
 import math
@@ -69,13 +71,36 @@ class Records:
         self._descriptor: int | None = None
 
     def append(self, record: Mapping[str, Any]) -> None:
-        """Write one record; it is with the operating system when this returns (a power cut may still lose it)."""
+        """Write one record; it is with the operating system when this returns (a power cut may still lose it).
+
+        Raises:
+            OSError: if the disk does not take it, such as a full one; nothing of it is then left in the file.
+        """
         if self._descriptor is None:
             cut_torn_line(self.path)
             self._descriptor = os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o666)
-        line = record_line(record)
-        while line:
-            line = line[os.write(self._descriptor, line) :]
+        line = rest = record_line(record)
+        try:
+            while rest:
+                rest = rest[os.write(self._descriptor, rest) :]
+        except OSError:
+            if len(rest) < len(line):
+                self._cut_own_torn_line()
+            raise
+
+    def _cut_own_torn_line(self) -> None:
+        self.close()
+        with contextlib.suppress(OSError):  # the next record tries it again
+            cut_torn_line(self.path, told=False)
+
+    def sync(self) -> bool:
+        """Wait until a power cut can take nothing of what was written; gives back whether that is so."""
+        try:
+            if self._descriptor is not None:
+                os.fsync(self._descriptor)
+        except OSError as error:
+            return error.errno in (errno.EINVAL, errno.EROFS, errno.ENOTSUP)  # a pipe, a file system that cannot
+        return True
 
     def close(self) -> None:
         """Give the file back; a later record opens it again."""
@@ -84,15 +109,16 @@ class Records:
             self._descriptor = None
 
 
-def cut_torn_line(path: Path) -> None:
-    """Drop what stands after the last line break: the half record of a writer that died. A missing file is left missing."""
-    if not path.exists():
+def cut_torn_line(path: Path, *, told: bool = True) -> None:
+    """Drop what stands after the last line break: the half record of a writer that died. What is no file is left as it is."""
+    if not path.is_file():
         return
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         whole = _end_of_last_line(file, end)
         if whole < end:
-            logger.warning("%s ended in a torn record of %d bytes, which was cut off.", path, end - whole)
+            if told:
+                logger.warning("%s ended in a torn record of %d bytes, which was cut off.", path, end - whole)
             file.truncate(whole)
 
 
