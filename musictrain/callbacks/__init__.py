@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from musictrain.callbacks.accumulation_schedule import AccumulationSchedule
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
-    from musictrain.callbacks.progress import PlainProgress
+    from musictrain.callbacks.progress import PlainProgress, ProgressLine
     from musictrain.callbacks.run_recorder import RunLogger, RunRecorder
     from musictrain.callbacks.throughput_report import ThroughputReport
     from musictrain.callbacks.versioned_checkpoint import VersionedCheckpoint
@@ -21,6 +21,7 @@ _HOMES = {
     "AccumulationSchedule": "musictrain.callbacks.accumulation_schedule",
     "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
     "PlainProgress": "musictrain.callbacks.progress",
+    "ProgressLine": "musictrain.callbacks.progress",
     "RunLogger": "musictrain.callbacks.run_recorder",
     "RunRecorder": "musictrain.callbacks.run_recorder",
     "ThroughputReport": "musictrain.callbacks.throughput_report",
@@ -32,6 +33,7 @@ __all__ = [
     "AccumulationSchedule",
     "EMAWeightAveraging",
     "PlainProgress",
+    "ProgressLine",
     "RunLogger",
     "RunRecorder",
     "ThroughputReport",

@@ -1,75 +1,213 @@
-"""PlainProgress: one line that says where the whole run stands.
+"""ProgressLine: one line that says where the whole run stands. PlainProgress: the same without a terminal's arts.
 
-    step 400/1,500  27 %  loss 1.104  val 1.032  21,500 tokens/s  1 min 20 s elapsed  3 min 41 s left
+    step 400/1,500   27 %  ━━━━━────────────  loss 1.104  val 1.032  21,500 tokens/s  1 min 20 s elapsed  3 min 41 s left (3 min 20 to
+    4 min 10), ends 14:32
 
-On a terminal the line is written over itself and kept after each validation; in a file, a pipe or a log there is a new one every few
-seconds. When: a run is counted in steps (Lightning's bars count batches of an epoch). Cost: nothing between the lines, which read
-values that were logged anyway.
+The time left is that of the run, not of an epoch: with validation, sampling and saving, and at once after a resume. On a terminal the line
+is drawn over itself, and one is kept after each validation; in a notebook it changes in place; in a file, a pipe or a log there is a
+new one every few seconds. When: a run is counted in steps (Lightning's bars count batches of an epoch). Cost: some microseconds a step;
+twice a second what was logged is read, for which a GPU is waited for.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
-import shutil
-import sys
 import time
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any, TextIO
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import ProgressBar, Timer
+from lightning.pytorch.callbacks import ProgressBar
 
-from musictrain.data.accumulation import steps_of_run
+from musictrain.data.accumulation import rule_of, steps_of_run
+from musictrain.runs.eta import Eta, Plan
+from musictrain.runs.standing import Standing
+from musictrain.speed.eta_clock import EtaClock, plan_of, time_limit
+from musictrain.speed.live_line import Display, check_style, new_display
+from musictrain.speed.phases import listen, phase, stop_listening
 
-
-@dataclass(frozen=True)
-class Progress:
-    """Where a run stands.
-
-    Args:
-        step: optimizer steps done.
-        total: optimizer steps in all, infinite if there is no such limit.
-        elapsed_seconds: since this process began to train.
-        left_seconds: until the end, infinite if nobody can tell.
-        values: what was logged last.
-    """
-
-    step: int
-    total: float
-    elapsed_seconds: float
-    left_seconds: float
-    values: dict[str, float]
-
-    def line(self) -> str:
-        """One line without colour; what is unknown is left out."""
-        bounded = math.isfinite(self.total)
-        parts = [f"step {self.step:,}/{int(self.total):,}" if bounded else f"step {self.step:,}"]
-        parts += [f"{100 * self.step / max(self.total, 1):3.0f} %"] if bounded else []
-        parts += [f"{label} {self.values[key]:.4g}" for key, label in (("train/loss", "loss"), ("val/loss", "val")) if key in self.values]
-        parts += [f"{self.values['train/tokens_per_second']:,.0f} tokens/s"] if "train/tokens_per_second" in self.values else []
-        parts += [f"{duration(self.elapsed_seconds)} elapsed"]
-        parts += [f"{duration(self.left_seconds)} left"] if math.isfinite(self.left_seconds) else []
-        return "  ".join(parts)
+STATES = {"step": "", "validation": "validating", "sampling": "sampling", "saving": "saving"}
+VALUES_SECONDS = 0.5
 
 
-def duration(seconds: float) -> str:
-    """A time span in the two largest units that matter.
+class ProgressLine(ProgressBar):
+    """Shows where the run stands; only the first process does.
 
-    >>> duration(7), duration(200), duration(7500), duration(200_000)
-    ('7 s', '3 min 20 s', '2 h 5 min', '2 d 7 h')
-    """
-    whole = round(seconds)
-    for unit, name, smaller, small_name in ((86400, "d", 3600, "h"), (3600, "h", 60, "min"), (60, "min", 1, "s")):
-        if whole >= unit:
-            return f"{whole // unit} {name} {whole % unit // smaller} {small_name}"
-    return f"{whole} s"
-
-
-class PlainProgress(ProgressBar):
-    """Prints a line every so often and one after each validation; only the first process does.
+    The time left comes from a callback that has an :class:`~musictrain.runs.eta.Eta` as its ``eta`` (RunRecorder), else from an own one,
+    which is part of the checkpoints. Elapsed is the training time of all attempts.
 
     Args:
-        every_seconds: least time between two lines; None is 10 seconds, and half a second on a terminal.
+        every_seconds: least time between two lines; None is 10 seconds, 1 in a notebook. A terminal draws four times a second.
+        stream: where to, standard output if left out.
+        style: ``live`` (a terminal's line), ``notebook``, ``plain``, or ``auto`` for what suits.
+
+    Raises:
+        ValueError: if ``every_seconds`` is negative or ``style`` unknown.
+    """
+
+    def __init__(self, every_seconds: float | None = None, stream: TextIO | None = None, style: str = "auto") -> None:
+        super().__init__()
+        if every_seconds is not None and every_seconds < 0:
+            raise ValueError(f"{type(self).__name__} got every_seconds={every_seconds}; it needs 0 (every step) or more.")
+        check_style(style, type(self).__name__)
+        self.every_seconds, self.style = every_seconds, style
+        self._stream = stream
+        self._enabled = True
+        self._clock = EtaClock(Eta())
+        self._display: Display | None = None
+        self._undo: list[Callable[[], None]] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._step, self._total = 0, None  # type: tuple[int, int | None]
+        self._plan, self._told = Plan(), self._clock.eta
+        self._values: dict[str, float] = {}
+        self._drawn = self._read = self._limited = -math.inf
+        self._kept_step, self._over = -1, False
+
+    # What Lightning asks of a progress bar.
+
+    @property
+    def is_enabled(self) -> bool:
+        """Whether it is shown; ``LightningModule.print`` asks."""
+        return self._enabled
+
+    def enable(self) -> None:
+        """Show it."""
+        self._enabled = True
+
+    def disable(self) -> None:
+        """Do not show it: what Lightning tells every process but the first."""
+        self._enabled = False
+        self._close()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """What the training code prints stands above the line, or between the lines."""
+        if self._enabled:
+            display = self._display or new_display(lambda: None, self._stream, "plain")
+            display.print(*args, **kwargs)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The time that has elapsed, and what the estimate rests on if that is this callback's own."""
+        return self._clock.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Go on from there; nothing happens with the state of another kind of progress bar."""
+        if "elapsed_seconds" in state_dict:
+            self._clock.load_state_dict(state_dict)
+
+    # The hooks.
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Take the time and the number of steps in all; after a resume say at once where the run stands."""
+        self._let_go()
+        self._forget()
+        self._told = _eta_of_another(trainer, self) or self._clock.eta or Eta()
+        self._clock.eta = None if _eta_of_another(trainer, self) else self._told
+        self._step, self._total = trainer.global_step, steps_of_run(trainer)
+        self._plan = _plan(trainer)
+        self._clock.start(trainer.global_step)
+        listen(self._clock)
+        self._undo = [lambda: stop_listening(self._clock), _watch_saving(trainer)]
+        if self._enabled:
+            self._display = new_display(self._standing, self._stream, self.style, self.every_seconds)
+            self._look(trainer)
+            if self._step:
+                self._show(kept=True)
+        self._drawn = time.monotonic()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Keep the time; a line if it is time for one."""
+        self._step = trainer.global_step
+        self._clock.step(self._step)
+        now = time.monotonic()
+        if self._display is None:
+            return
+        due = now - self._drawn >= self._display.redraw_seconds
+        if due or now - self._read >= VALUES_SECONDS:
+            self._look(trainer)
+        if due:
+            self._show()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training rests."""
+        if _counts(trainer):
+            self._clock.enter("validation")
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A line with the new score."""
+        if _counts(trainer):
+            self._clock.leave("validation")
+            self._look(trainer)
+            self._show(kept=True)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last line, unless a validation has just printed it; what follows, such as samples, is still shown where lines change."""
+        self._step = trainer.global_step
+        if self._kept_step != self._step:
+            self._look(trainer)
+            self._show(kept=True)
+        self._over = True
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Give the terminal back."""
+        self._let_go()
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Give the terminal back."""
+        self._let_go()
+
+    # The line.
+
+    def _standing(self) -> Standing | None:
+        """What there is to show; the terminal's thread asks, so that nothing here touches the trainer."""
+        kind, seconds = self._clock.running()
+        if self._over and kind == "step":
+            return None
+        estimate = self._told.left(self._step, self._total, self._plan, (kind, seconds)) if self._told is not None else None
+        if self._over and estimate is not None and not estimate.seconds:
+            estimate = None  # what follows was never seen before
+        return Standing(self._step, self._total, self._clock.elapsed_seconds, estimate, self._values, STATES[kind], time.time())
+
+    def _look(self, trainer: Trainer) -> None:
+        """Read what was logged and what a Timer leaves."""
+        self._read = time.monotonic()
+        self._plan = replace(self._plan, limit_seconds=time_limit(trainer))
+        values: dict[str, float] = {}
+        for key, value in {**trainer.callback_metrics, **trainer.logged_metrics}.items():
+            with contextlib.suppress(TypeError, ValueError, RuntimeError):
+                values[key] = float(value)
+        self._values = values
+
+    def _show(self, kept: bool = False) -> None:
+        if self._display is None:
+            return
+        self._drawn = time.monotonic()
+        self._kept_step = self._step if kept or self._display.redraws_stay else self._kept_step
+        if kept:
+            self._display.keep()
+        else:
+            self._display.redraw()
+
+    def _let_go(self) -> None:
+        self._clock.stop()
+        while self._undo:
+            self._undo.pop()()
+        self._close()
+
+    def _close(self) -> None:
+        display, self._display = self._display, None
+        if display is not None:
+            display.close()
+
+
+class PlainProgress(ProgressLine):
+    """Prints a line every so often and one after each validation, wherever it is.
+
+    Args:
+        every_seconds: least time between two lines; None is 10 seconds, half a second on a terminal, where it is written over itself.
         stream: where to, standard output if left out.
 
     Raises:
@@ -77,75 +215,27 @@ class PlainProgress(ProgressBar):
     """
 
     def __init__(self, every_seconds: float | None = None, stream: TextIO | None = None) -> None:
-        super().__init__()
-        if every_seconds is not None and every_seconds < 0:
-            raise ValueError(f"PlainProgress got every_seconds={every_seconds}; it needs 0 (every step) or more.")
-        self.every_seconds = every_seconds
-        self._stream = stream
-        self._enabled = True
-        self._began = self._printed = time.monotonic()
-        self._first_step = 0
-        self._kept_step = -1
-        self._total = math.inf
-
-    def enable(self) -> None:
-        """Print."""
-        self._enabled = True
-
-    def disable(self) -> None:
-        """Do not print: what Lightning tells every process but the first."""
-        self._enabled = False
-
-    def print(self, *args: Any, **kwargs: Any) -> None:
-        """What the training code prints stands between the lines."""
-        if self._enabled:
-            print(*args, **{"file": self._stream or sys.stdout, "flush": True, **kwargs})
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Take the time and the number of steps in all."""
-        self._began = self._printed = time.monotonic()
-        self._first_step = trainer.global_step
-        total = steps_of_run(trainer)
-        self._total = math.inf if total is None else float(total)
-
-    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-        """A line if it is time for one."""
-        every = self.every_seconds if self.every_seconds is not None else (0.5 if self._on_terminal else 10.0)
-        if time.monotonic() - self._printed >= every:
-            self._print_line(trainer, lasting=not self._on_terminal)
-
-    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """A line with the new score."""
-        if not trainer.sanity_checking and trainer.state.fn == "fit":
-            self._print_line(trainer)
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """The last line, unless a validation has just printed it."""
-        if self._kept_step != trainer.global_step:
-            self._print_line(trainer)
-
-    @property
-    def _on_terminal(self) -> bool:
-        return (self._stream or sys.stdout).isatty()
-
-    def _print_line(self, trainer: Trainer, lasting: bool = True) -> None:
-        self._printed = time.monotonic()
-        self._kept_step = trainer.global_step if lasting else self._kept_step
-        line = self._progress(trainer).line()
-        if self._on_terminal:
-            # Back to the margin, and erase what an earlier, longer line left.
-            line = "\r" + line[: shutil.get_terminal_size().columns - 1] + "\033[K"
-        self.print(line, end="\n" if lasting else "")
-
-    def _progress(self, trainer: Trainer) -> Progress:
-        elapsed = time.monotonic() - self._began
-        done = trainer.global_step - self._first_step
-        by_steps = elapsed / done * (self._total - trainer.global_step) if done else math.inf
-        left = min([by_steps, *_timers(trainer)])
-        values = {key: float(value) for key, value in {**trainer.callback_metrics, **trainer.logged_metrics}.items()}
-        return Progress(trainer.global_step, self._total, elapsed, left, values)
+        super().__init__(every_seconds, stream, "plain")
 
 
-def _timers(trainer: Trainer) -> list[float]:
-    left = [callback.time_remaining() for callback in trainer.callbacks if isinstance(callback, Timer)]  # type: ignore[attr-defined]
-    return [seconds for seconds in left if seconds is not None]
+def _counts(trainer: Trainer) -> bool:
+    return not trainer.sanity_checking and trainer.state.fn == "fit"
+
+
+def _eta_of_another(trainer: Trainer, me: ProgressLine) -> Eta | None:
+    found = (getattr(callback, "eta", None) for callback in trainer.callbacks if callback is not me)  # type: ignore[attr-defined]
+    return next((eta for eta in found if isinstance(eta, Eta)), None)
+
+
+def _plan(trainer: Trainer) -> Plan:
+    rule, batches = rule_of(trainer), trainer.num_training_batches
+    per_epoch = rule.steps_of(int(batches), 1) if math.isfinite(batches) else None
+    return plan_of(trainer, batches_per_step=rule.at(trainer.global_step), steps_per_epoch=per_epoch)
+
+
+def _watch_saving(trainer: Trainer) -> Callable[[], None]:
+    """Let every save be known as one, unless somebody sees to that already; gives back how to undo it."""
+    if "save_checkpoint" in vars(trainer):
+        return lambda: None
+    trainer.save_checkpoint = phase("saving")(trainer.save_checkpoint)  # type: ignore[method-assign]
+    return lambda: vars(trainer).pop("save_checkpoint", None)

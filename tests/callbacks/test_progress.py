@@ -1,53 +1,52 @@
-"""One plain line at a time."""
+"""One line that says where the run stands: in a file, on a terminal, after a resume."""
 
 from __future__ import annotations
 
 import io
-import math
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
 
 import pytest
-from lightning.pytorch import Trainer
+import torch
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.demos.boring_classes import BoringModel
-from lightning.pytorch.trainer.states import RunningStage
 
-from musictrain.callbacks import PlainProgress
-from musictrain.callbacks.progress import Progress
-
-
-def test_a_line_says_where_a_run_stands() -> None:
-    values = {"train/loss": 1.10415, "val/loss": 1.03, "train/tokens_per_second": 21499.6}
-    line = Progress(400, 1500, 80.4, 221, values).line()
-    assert line == "step 400/1,500   27 %  loss 1.104  val 1.03  21,500 tokens/s  1 min 20 s elapsed  3 min 41 s left"
+from musictrain.callbacks import PlainProgress, ProgressLine
+from musictrain.runs.eta import Eta
+from musictrain.speed.phases import phase
+from tests.speed.screen import screen_of, written_on_a_terminal
 
 
-def test_what_is_unknown_is_left_out() -> None:
-    assert Progress(7, math.inf, 3, math.inf, {}).line() == "step 7  3 s elapsed"
+def trainer_of(tmp_path: Path, *callbacks: Callback, **options: Any) -> Trainer:
+    return Trainer(
+        default_root_dir=tmp_path,
+        callbacks=list(callbacks),
+        **{
+            "logger": False,
+            "accelerator": "cpu",
+            "enable_checkpointing": False,
+            "enable_model_summary": False,
+            "limit_val_batches": 1,
+            **options,
+        },
+    )
 
 
 def lines_of(tmp_path: Path, *, every_seconds: float = 0.0, stream: io.StringIO | None = None, **options: Any) -> list[str]:
     stream = stream or io.StringIO()
-    trainer = Trainer(
-        default_root_dir=tmp_path,
-        callbacks=[PlainProgress(every_seconds, stream)],
-        logger=False,
-        accelerator="cpu",
-        enable_checkpointing=False,
-        enable_model_summary=False,
-        limit_val_batches=1,
-        **options,
-    )
-    trainer.fit(BoringModel())
+    trainer_of(tmp_path, PlainProgress(every_seconds, stream), **options).fit(BoringModel())
     return stream.getvalue().splitlines()
 
 
 def test_every_step_if_asked_and_each_step_once_at_the_end(tmp_path: Path) -> None:
     lines = lines_of(tmp_path, max_steps=3, val_check_interval=3)
     assert [line.split("  ")[0] for line in lines] == ["step 1/3", "step 2/3", "step 3/3", "step 3/3"]
-    assert all("left" in line for line in lines)
+    assert all(re.search(r" left, ends \d\d:\d\d$", line) for line in lines[:2])
+    assert "left" not in lines[3]
 
 
 def test_rare_lines_still_have_the_last(tmp_path: Path) -> None:
@@ -62,23 +61,172 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_on_a_terminal_the_line_is_written_over_itself_and_kept_after_a_validation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_on_a_terminal_the_plain_line_is_written_over_itself_and_kept_after_a_validation(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setenv("TERM", "xterm")
     stream = Terminal()
     lines_of(tmp_path, stream=stream, max_steps=4, val_check_interval=2)
     written = [text.removesuffix("\033[K") for text in stream.getvalue().replace("\n", "|\r").split("\r") if text]
-    assert [text.split("  ")[0] for text in written] == ["step 1/4", "step 2/4", "step 2/4", "step 3/4", "step 4/4", "step 4/4"]
+    assert [text.split("  ")[0].removesuffix("\033[K|") for text in written] == [f"step {n}/4" for n in (1, 2, 2, 3, 4, 4)]
     assert [text.endswith("\033[K|") for text in written] == [False, False, True, False, False, True]
     assert max(len(text.removesuffix("\033[K|")) for text in written) <= 29
 
 
-def test_a_run_limited_by_time_counts_down_by_the_clock() -> None:
-    timer = Timer({"hours": 2})
-    trainer = Trainer(callbacks=[timer, progress := PlainProgress()], logger=False, enable_checkpointing=False, max_steps=-1, max_epochs=-1)
-    timer._start_time[RunningStage.TRAINING] = time.monotonic() - 600
-    assert progress._progress(trainer).line().endswith("1 h 50 min left")
+def test_a_run_limited_by_time_counts_down_by_the_clock(tmp_path: Path) -> None:
+    class AlmostOver(Timer):
+        def time_remaining(self, stage: Any = None) -> float:
+            return 6600.0
+
+    endless = ProgressLine(style="plain")
+    trainer = trainer_of(tmp_path, endless, AlmostOver(), max_steps=-1, max_epochs=-1)
+    endless._look(trainer)
+    standing = endless._standing()
+    assert standing is not None
+    assert "1 h 50 min left" in standing.line()
 
 
-def test_a_negative_interval_is_refused() -> None:
-    with pytest.raises(ValueError, match="every_seconds=-1"):
+class Sampling(Callback):
+    """Something that takes a while after the last step."""
+
+    def __init__(self, progress: ProgressLine) -> None:
+        self.progress, self.seen = progress, ""
+
+    @phase("sampling")
+    def on_fit_end(self, *_: Any) -> None:
+        standing = self.progress._standing()
+        self.seen = "" if standing is None else standing.line()
+
+
+def test_what_comes_after_the_last_step_is_shown_while_it_lasts(tmp_path: Path) -> None:
+    progress = PlainProgress(1000, io.StringIO())
+    trainer_of(tmp_path, sampling := Sampling(progress), progress, max_steps=2).fit(BoringModel())
+    assert "sampling" in sampling.seen
+    assert "left" not in sampling.seen, "nobody knows how long it takes"
+    assert progress._standing() is None
+
+
+def test_elapsed_and_left_are_right_at_once_after_a_resume(tmp_path: Path) -> None:
+    first = PlainProgress(0, io.StringIO())
+    trainer = trainer_of(tmp_path, first, max_steps=6)
+    trainer.fit(BoringModel())
+    trainer.save_checkpoint(tmp_path / "six.ckpt")
+    stored = torch.load(tmp_path / "six.ckpt", weights_only=True)
+    (state,) = [state for key, state in stored["callbacks"].items() if "PlainProgress" in key]
+    state["elapsed_seconds"] = 7500.0
+    state["eta"]["pace"] |= {"mean": 36.0, "quick": 36.0, "weight": 50.0}
+    torch.save(stored, tmp_path / "six.ckpt")
+    stream = io.StringIO()
+    trainer_of(tmp_path, PlainProgress(1000, stream), max_steps=106).fit(BoringModel(), ckpt_path=tmp_path / "six.ckpt", weights_only=True)
+    begins, *_, ends = stream.getvalue().splitlines()
+    assert begins.startswith("step 6/106")
+    assert "2 h 5 min elapsed" in begins
+    assert re.search(r"(59 min \d+ s|1 h 0 min) left \(", begins)
+    assert "2 h 5 min elapsed" in ends
+
+
+class Recorder(Callback):
+    """Has an estimate of its own."""
+
+    def __init__(self) -> None:
+        self.eta = Eta()
+        for _ in range(20):
+            self.eta.tell("step", 3600.0)
+
+
+def test_the_estimate_of_another_callback_is_used_and_not_kept_twice(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(0, stream)
+    trainer_of(tmp_path, progress, recorder := Recorder(), max_steps=3).fit(BoringModel())
+    assert "2 h 0 min left" in stream.getvalue().splitlines()[0]
+    assert list(progress.state_dict()) == ["elapsed_seconds"]
+    assert recorder.eta.state_dict()["steps"] == 20
+
+
+def test_every_save_is_known_as_one(tmp_path: Path) -> None:
+    class Saves(Callback):
+        def on_train_batch_end(self, trainer: Trainer, *_: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+
+    progress = PlainProgress(1000, io.StringIO())
+    trainer = trainer_of(tmp_path, progress, Saves(), max_steps=3)
+    trainer.fit(BoringModel())
+    assert progress.state_dict()["eta"]["counts"]["saving"] == 3
+    assert "save_checkpoint" not in vars(trainer)
+
+
+def test_a_disabled_bar_says_nothing(tmp_path: Path) -> None:
+    stream = io.StringIO()
+    progress = PlainProgress(0, stream)
+    progress.disable()
+    trainer_of(tmp_path, progress, max_steps=2).fit(BoringModel())
+    progress.print("nor does print")
+    assert stream.getvalue() == ""
+    progress.enable()
+    progress.print("now", "it does", sep="-")
+    assert stream.getvalue() == "now-it does\n"
+
+
+def test_reading_a_log_that_cannot_be_a_number_harms_nothing(tmp_path: Path) -> None:
+    progress = PlainProgress(0, io.StringIO())
+    trainer = trainer_of(tmp_path, progress, max_steps=1)
+    trainer._logger_connector._logged_metrics.update({"curve": torch.zeros(3), "loss": torch.tensor(2.0)})
+    progress._look(trainer)
+    assert progress._values == {"loss": 2.0}
+
+
+def test_a_failure_ends_the_line(tmp_path: Path) -> None:
+    class Fails(BoringModel):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            raise RuntimeError("no more")
+
+    progress = PlainProgress(0, io.StringIO())
+    with pytest.raises(RuntimeError, match="no more"):
+        trainer_of(tmp_path, progress, max_steps=2).fit(Fails())
+    elapsed = progress.state_dict()["elapsed_seconds"]
+    time.sleep(0.01)
+    assert (progress._display, progress.state_dict()["elapsed_seconds"]) == (None, elapsed)
+
+
+def test_a_negative_interval_and_an_unknown_style_are_refused() -> None:
+    with pytest.raises(ValueError, match="PlainProgress got every_seconds=-1"):
         PlainProgress(-1)
+    with pytest.raises(ValueError, match=r"ProgressLine got style='plian'.*Did you mean 'plain'"):
+        ProgressLine(style="plian")
+
+
+SCRIPT = """
+import sys, warnings
+import lightning
+from lightning.pytorch.demos.boring_classes import BoringModel
+from musictrain.callbacks import ProgressLine
+
+class Talks(BoringModel):
+    def on_train_batch_start(self, batch, batch_idx):
+        if self.global_step == 5:
+            self.print("printed by the module")
+        if self.global_step == 10:
+            print("complained", file=sys.stderr)
+
+trainer = lightning.Trainer(
+    default_root_dir=sys.argv[1], max_steps=30, val_check_interval=10, accelerator="cpu", callbacks=[ProgressLine()], logger=False,
+    enable_checkpointing=False, enable_model_summary=False, limit_val_batches=2,
+)
+trainer.fit(Talks())
+print("done")
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("columns", [110, 40])
+def test_what_a_fit_leaves_on_a_terminal(tmp_path: Path, columns: int, repository: Path) -> None:
+    (tmp_path / "train.py").write_text(SCRIPT)
+    command = [sys.executable, "-W", "ignore", str(tmp_path / "train.py"), str(tmp_path)]
+    written = written_on_a_terminal(command, columns, {"PYTHONPATH": str(repository)})
+    begins = ("step ", "printed", "complained", "`Trainer.fit` stopped", "done")
+    seen = [line for line in screen_of(written, columns) if line.startswith(begins)]
+    words = [begin for line in seen for begin in begins if line.startswith(begin)]
+    assert [word for word in words if word[0] != "`"] == ["printed", "step ", "complained", "step ", "step ", "done"]
+    assert "`Trainer.fit` stopped" in words
+    assert [line.split()[1] for line in seen if line.startswith("step ")] == ["10/30", "20/30", "30/30"]
