@@ -1,4 +1,4 @@
-"""What reaches the terminal while lightning works: results and short errors; everything else goes to ``train.log``."""
+"""What reaches the terminal while lightning works: results, own warnings and short errors; everything else goes to ``train.log``."""
 
 from __future__ import annotations
 
@@ -13,8 +13,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from musictrain.cli.terminal_messages import TerminalMessages
 from musictrain.runs.atomic import atomic_write
-from musictrain.runs.train_log import PROUD_LOGGERS, TrainLog, rank_of_process
+from musictrain.runs.log_lines import cleaned
+from musictrain.runs.secrets import hide, remember_command
+from musictrain.runs.train_log import TrainLog, proud_loggers, rank_of_process
 
 ADVERTS = ("litlogger", "litmodels", "💡")
 
@@ -30,22 +33,20 @@ class WithoutAdverts(logging.Filter):
 
 @contextmanager
 def quiet_terminal() -> Iterator[TrainLog]:
-    """Within it, log records and warnings of all packages go to a TrainLog instead of the terminal.
+    """Within it, log records and warnings of other packages go to a TrainLog instead of the terminal; own warnings go to both.
 
     It imports lightning, which takes seconds, since that is what adds the terminal handlers that are set aside for the time.
     """
-    train_log = TrainLog()
+    remember_command(sys.argv)
+    train_log, messages = TrainLog(), TerminalMessages()
     train_log.addFilter(WithoutAdverts())
     train_log.listen()
+    logging.getLogger().addHandler(messages)
     importlib.import_module("lightning.pytorch")
+    train_log.listen()  # to those too that have come with it
     last_words = importlib.import_module("musictrain.strategies.lost_peer").LastWords()
     logging.getLogger("lightning.fabric").addHandler(last_words)
-    loud = [
-        (logger, handler)
-        for logger in map(logging.getLogger, PROUD_LOGGERS)
-        for handler in logger.handlers
-        if handler not in (train_log, last_words)
-    ]
+    loud = list(loud_handlers(train_log, last_words))
     for logger, handler in loud:
         logger.removeHandler(handler)
     logging.captureWarnings(True)
@@ -58,9 +59,18 @@ def quiet_terminal() -> Iterator[TrainLog]:
     finally:
         logging.captureWarnings(False)
         train_log.stop()
+        logging.getLogger().removeHandler(messages)
         logging.getLogger("lightning.fabric").removeHandler(last_words)
         for logger, handler in loud:
             logger.addHandler(handler)
+
+
+def loud_handlers(*ours: logging.Handler) -> Iterator[tuple[logging.Logger, logging.Handler]]:
+    """The handlers by which lightning and torch write to the terminal themselves, each with its logger."""
+    for logger in proud_loggers():
+        package = logger.name.split(".")[0]
+        if package == "lightning" or (package == "torch" and not os.environ.get("TORCH_LOGS")):
+            yield from ((logger, handler) for handler in logger.handlers if handler not in ours)
 
 
 def report_failure(error: BaseException, train_log: TrainLog, runs_dir: Path) -> None:
@@ -70,19 +80,28 @@ def report_failure(error: BaseException, train_log: TrainLog, runs_dir: Path) ->
     """
     rank = rank_of_process()
     if train_log.path is None:
-        # Every process for itself: of several, each may know a part of what happened.
-        path = runs_dir / ("last_error.log" if rank == 0 else f"last_error_rank{rank}.log")
-        logging.getLogger(__name__).error("It ended before a run had begun.", exc_info=error)
-        # Where not even that can be written, the short line has to do.
-        with contextlib.suppress(OSError):
-            runs_dir.mkdir(parents=True, exist_ok=True)
-            atomic_write(path, "")
-            train_log.open(path)
+        _log_elsewhere(error, train_log, runs_dir, rank)
     spoken = isinstance(error, ValueError | OSError) or type(error).__name__ == "MisconfigurationException"
     message = str(error) if spoken and str(error) else f"{type(error).__name__}: {error}"
-    message = network_error(error) or message
-    where = f"\n(traceback: {train_log.path})" if train_log.path is not None else ""
+    message = cleaned(hide(network_error(error) or message))
+    path = train_log.path or train_log.rank_path
+    where = f"\n(traceback: {path})" if path is not None else ""
     print(f"error{f' on rank {rank}' if rank else ''}: {message}{where}", file=sys.stderr)
+
+
+def _log_elsewhere(error: BaseException, train_log: TrainLog, runs_dir: Path, rank: int) -> None:
+    """Log an error where no run has a file for it yet; of several processes, each may know a part of what happened."""
+    if train_log.rank_path is not None:
+        logging.getLogger(__name__).error("It ended by an error in this process.", exc_info=error)
+        return
+    path = runs_dir / ("last_error.log" if rank == 0 else f"last_error_rank{rank}.log")
+    logging.getLogger(__name__).error("It ended before a run had begun.", exc_info=error)
+    # Where not even that can be written, the short line has to do.
+    with contextlib.suppress(OSError):
+        runs_dir.mkdir(parents=True, exist_ok=True)
+        atomic_write(path, "")
+        train_log.open(path)
+        train_log.flush()
 
 
 def network_error(error: BaseException) -> str:

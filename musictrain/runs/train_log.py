@@ -100,7 +100,7 @@ class TrainLog(logging.Handler):
     def listen(self) -> None:
         """Hear everything: this package's messages, lightning's, and all warnings and errors; may be called again after imports."""
         logging.getLogger("musictrain").setLevel(logging.INFO)
-        for logger in _loggers():
+        for logger in proud_loggers():
             if self not in logger.handlers:
                 logger.addHandler(self)
                 self._heard.append(logger)
@@ -192,7 +192,7 @@ class TrainLog(logging.Handler):
         before(message, category, filename, lineno, file, line)
 
 
-def _loggers() -> list[logging.Logger]:
+def proud_loggers() -> list[logging.Logger]:
     """The root logger, and those whose records never get there."""
     proud = [name for name, logger in list(logging.root.manager.loggerDict.items()) if _keeps_to_itself(name, logger)]
     return [logging.getLogger(name) for name in dict.fromkeys(("", *PROUD_LOGGERS, *TALKATIVE, *proud))]
