@@ -35,6 +35,7 @@ COMMANDS = (
     Command("predict", "Train", "run the model's predict step over the data", "musictrain.cli.training"),
     Command("sample", "Train", "make music from a checkpoint", "musictrain.cli.sample"),
     Command("verify-resume", "Train", "prove on your own configuration that a resume is exact", "musictrain.cli.verify_resume"),
+    Command("runs", "Look", "list, show, compare, best, overview, tags, notes; filters, sorting, SQL", "musictrain.cli.runs"),
     Command("checkpoints", "Keep", "list, verify, average, export, pin, prune and restore versions", "musictrain.cli.checkpoints"),
 )
 
