@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from musictrain.callbacks.accumulation_schedule import AccumulationSchedule
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
+    from musictrain.callbacks.live_page import LivePage
     from musictrain.callbacks.progress import PlainProgress, ProgressLine
     from musictrain.callbacks.run_recorder import RunLogger, RunRecorder
     from musictrain.callbacks.throughput_report import ThroughputReport
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AccumulationSchedule": "musictrain.callbacks.accumulation_schedule",
     "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
+    "LivePage": "musictrain.callbacks.live_page",
     "PlainProgress": "musictrain.callbacks.progress",
     "ProgressLine": "musictrain.callbacks.progress",
     "RunLogger": "musictrain.callbacks.run_recorder",
@@ -32,6 +34,7 @@ _HOMES = {
 __all__ = [
     "AccumulationSchedule",
     "EMAWeightAveraging",
+    "LivePage",
     "PlainProgress",
     "ProgressLine",
     "RunLogger",

@@ -43,7 +43,7 @@ TITLES = {
 # The order within a section; what is not named here follows by its name.
 FIRST = (
     *("loss", "learning rate", "gradient norm", "nats_per_note", "bits_per_beat"),
-    *("speed/tokens_per_second", "where the time goes", "speed/mfu", "speed/data_wait", "speed/memory_peak_mib"),
+    *("where the time goes", "speed/tokens_per_second", "speed/mfu", "speed/data_wait", "speed/memory_peak_mib"),
 )
 
 

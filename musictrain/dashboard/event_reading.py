@@ -136,9 +136,7 @@ def _version(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _told(row: Mapping[str, Any], event: str) -> dict[str, Any]:
-    facts = [
-        f"{key} {value}" for key, value in row.items() if key not in ("time", "event") and isinstance(value, int | float | str | bool)
-    ]
+    facts = [f"{key} {value}" for key, value in row.items() if key not in ("time", "event") and isinstance(value, int | float | str | bool)]
     return {"time": row.get("time"), "event": clean(event, 60), "text": clean(", ".join(facts), 300)}
 
 

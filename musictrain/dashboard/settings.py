@@ -47,7 +47,7 @@ class Settings:
         return {
             "settings": _lines(config.items()),
             "num_settings": len(config),
-            "environment": _lines(flattened(_without_diff(_read_json(self.run.environment)))),
+            "environment": _lines(flattened(_readable(_read_json(self.run.environment)))),
             "parents": [clean(each.sentence(), 200) for each in parents[:20]],
             "parent": clean(parent.name, 200) if parent is not None and before else None,
             "changes": [[clean(key, LONGEST_VALUE), shown(was), shown(is_now)] for key, was, is_now in changes][:MOST_LINES],
@@ -111,13 +111,18 @@ def _read_json(path: Path) -> Any:
         return None
 
 
-def _without_diff(environment: Any) -> Any:
-    """A patch of uncommitted changes is no line of a table: only its length is told."""
-    if not isinstance(environment, dict) or not isinstance(git := environment.get("git"), dict):
-        return environment
-    told = {key: value for key, value in git.items() if key != "diff"}
-    lines = len(str(git.get("diff") or "").splitlines())
-    return {**environment, "git": {**told, "uncommitted": f"{lines:,} lines of changes, in env.json" if lines else "nothing"}}
+def _readable(environment: Any) -> Any:
+    """The command as it was typed, and of a patch of uncommitted changes only its length."""
+    if not isinstance(environment, dict):
+        return None
+    told = dict(environment)
+    if isinstance(command := told.get("command"), list):
+        told["command"] = " ".join(map(str, command))
+    if isinstance(git := told.get("git"), dict):
+        lines = len(str(git.get("diff") or "").splitlines())
+        uncommitted = f"{lines:,} lines of changes, in env.json" if lines else "nothing"
+        told["git"] = {**{key: value for key, value in git.items() if key != "diff"}, "uncommitted": uncommitted}
+    return told
 
 
 def _lines(pairs: Any) -> list[list[str]]:

@@ -38,7 +38,7 @@ window.musictrain = window.musictrain || {};
 
   M.count = (value) => (M.isNumber(value) ? Math.round(value).toLocaleString("en-US") : "–");
 
-  // Four digits that matter: 0.3634, 12.35, 20,965.
+  // Four digits that matter: 0.3634, 12.35; thousands whole: 20,965.
   M.number = function (value, digits = 4) {
     if (value === null || value === undefined) return "–";
     const number = Number(value);
@@ -46,7 +46,7 @@ window.musictrain = window.musictrain || {};
     if (!Number.isFinite(number)) return number > 0 ? "∞" : "−∞";
     if (number === 0) return "0";
     const size = Math.abs(number);
-    if (size >= 10000) return Math.round(number).toLocaleString("en-US");
+    if (size >= 1000) return Math.round(number).toLocaleString("en-US");
     if (size < 0.001) return number.toExponential(2).replace("e-", "e−").replace("e+", "e");
     return String(Number(number.toPrecision(digits))).replace("-", "−");
   };

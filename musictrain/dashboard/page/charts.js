@@ -6,6 +6,11 @@
     light: ["#3d73bd", "#cc5a1c", "#4d8f6b", "#8a5aa8", "#b58a1d", "#2a8f9c", "#b04a6d", "#6b7480", "#a8a49a"],
     dark: ["#7aacee", "#f0975f", "#82c7a0", "#bd95d8", "#e0bd5f", "#6cc5d0", "#e58caa", "#9aa3af", "#6d6a64"],
   };
+  // Parts of a whole lie on one another: what training is for in blues, what holds it up in warmer tones.
+  const LAYERS = {
+    light: ["#7ea6d9", "#4f7fc0", "#2f5a96", "#d9772f", "#e3b04b", "#8fbf9f", "#b58fc4", "#b9b4a8", "#dedad1"],
+    dark: ["#86aee0", "#5c8bcb", "#3d659f", "#e08a4c", "#d9b25e", "#7fb493", "#a887b8", "#77736b", "#45443f"],
+  };
   const FEW_POINTS = 70; // up to so many, each point gets a dot
   const FIRST_CHARTS = 12;
   const NEAR = "400px";
@@ -154,7 +159,8 @@
     take(spec) {
       this.spec = spec;
       this.curves = spec.curves.map(([key, label]) => ({ key, label, curve: curves.get(key) })).filter((each) => each.curve);
-      this.node.classList.toggle("broad", spec.section === "learning" && spec.name === "loss");
+      this.node.classList.toggle("tall", spec.section === "learning" && spec.name === "loss");
+      this.node.classList.toggle("broad", spec.kind === "stack" || (spec.section === "learning" && spec.name === "loss"));
       M.setText(this.title, spec.title);
       this.colours = this.colourNames();
       this.tell();
@@ -174,7 +180,7 @@
     colour(place) {
       const name = this.colours[place];
       if (typeof name === "string") return M.colour(name);
-      const palette = PALETTE[M.theme()] || PALETTE.light;
+      const palette = (this.spec.kind === "stack" ? LAYERS : PALETTE)[M.theme() === "dark" ? "dark" : "light"];
       return palette[name % palette.length];
     }
 
@@ -186,7 +192,7 @@
     tell() {
       const many = this.curves.length > 9;
       const rows = many ? this.curves.slice(0, 8) : this.curves;
-      const text = rows.map(({ label, curve }) => `${label} ${curve.values[curve.values.length - 1]}`).join() + M.theme() + this.relation() + many;
+      const text = rows.map(({ label, curve }) => `${label} ${curve.values[curve.values.length - 1]}`).join() + M.theme() + JSON.stringify(this.band()) + many;
       if (text === this.told) return;
       this.told = text;
       const alone = this.curves.length === 1;
@@ -203,7 +209,7 @@
           return item;
         }),
         ...(many ? [M.element("li", { text: `and ${this.curves.length - 8} more` })] : []),
-        ...(this.relation() ? [M.element("li", { text: this.relation() })] : []),
+        ...this.bandLegend(),
       );
       const words = rows.map(({ label, curve }) => `${label}: last ${M.number(curve.values[curve.values.length - 1])} at step ${M.count(curve.steps[curve.steps.length - 1])}` + (curve.low === null ? "" : `, lowest ${M.number(curve.values[curve.low])} at step ${M.count(curve.steps[curve.low])}, highest ${M.number(curve.values[curve.high])}`));
       this.plot.setAttribute("aria-label", `${this.spec.title}. ${words.join(". ")}.`);
@@ -212,6 +218,15 @@
     band() {
       for (const { key } of this.curves) if (bands.has(key)) return [key, ...bands.get(key)];
       return null;
+    }
+
+    bandLegend() {
+      const band = this.band();
+      if (!band) return [];
+      const item = M.element("li", { class: "block band" }, M.element("i"), `corpus 10–90 %: ${M.number(band[1], 3)} to ${M.number(band[2], 3)}`);
+      item.style.setProperty("--swatch", M.colour("band"));
+      const relation = this.relation();
+      return [item, ...(relation ? [M.element("li", { class: "only-read-aloud", text: relation })] : [])];
     }
 
     relation() {
@@ -292,7 +307,7 @@
         const x = curve.steps.map(xOfStep);
         const y = this.ys(curve);
         const colour = this.colour(place);
-        const base = { type: "scatter", x, y, name: plain(label), line: { color: colour, width: 1.8 }, hovertemplate: `%{y:${this.spec.unit === "share" ? ".1%" : ".5~g"}}` };
+        const base = { type: "scatter", x, y, name: plain(label), line: { color: colour, width: 1.8 }, hovertemplate: `%{y:${this.spec.unit === "share" ? ".1~%" : ".5~g"}}` };
         if (this.spec.kind === "stack") {
           made.push({ ...base, mode: "lines", stackgroup: "one", line: { color: colour, width: 0 }, fillcolor: colour });
           return;
@@ -363,8 +378,6 @@
     annotations() {
       const made = [];
       const small = { showarrow: false, font: { size: 11, color: M.colour("quiet") } };
-      const band = this.band();
-      if (band) made.push({ ...small, text: "corpus, middle 80 %", xref: "paper", x: 0.995, xanchor: "right", yref: "y", y: band[2], yanchor: "top", font: { size: 11, color: M.colour("band") } });
       if (view.marked !== null) made.push({ ...small, text: `step ${M.count(view.marked)}`, x: xOfStep(view.marked), yref: "paper", y: 1, yanchor: "top", xanchor: "left", xshift: 4, font: { size: 11, color: M.colour("bad") } });
       return made;
     }
@@ -386,7 +399,7 @@
         hoverdistance: 24,
         hoverlabel: { bgcolor: M.colour("card"), bordercolor: line, font: { family, size: 12, color: M.colour("ink") } },
         xaxis: { ...axis, range, showgrid: false, showline: true, ticks: "outside", ticklen: 4, tickcolor: line, nticks: 7, hoverformat: view.axis === "time" ? ".1f" : ",.0f", tickformat: view.axis === "tokens" ? "~s" : view.axis === "step" && range[1] < 100000 ? "," : "~s", title: { text: axisTitle(), standoff: 4, font: { size: 11, color: M.colour("faint") } } },
-        yaxis: { ...axis, type: this.usesLog() ? "log" : "linear", ...(vertical ? { range: vertical } : {}), fixedrange: true, nticks: 6, ...(this.spec.unit === "share" ? { tickformat: ".0~%" } : this.usesLog() ? { dtick: vertical && vertical[1] - vertical[0] > 3 ? 1 : "D2" } : { tickformat: "~s" }), ...(this.spec.unit !== "share" && !this.usesLog() ? tickFormat(vertical) : {}) },
+        yaxis: { ...axis, type: this.usesLog() ? "log" : "linear", ...(vertical ? { range: vertical } : {}), fixedrange: true, nticks: 6, ...(this.spec.unit === "share" ? { tickformat: ".2~%" } : this.usesLog() ? { dtick: vertical && vertical[1] - vertical[0] > 3 ? 1 : "D2" } : { tickformat: "~s" }), ...(this.spec.unit !== "share" && !this.usesLog() ? tickFormat(vertical) : {}) },
         yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
         shapes: this.shapes(),
         annotations: this.annotations(),

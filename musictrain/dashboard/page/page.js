@@ -75,8 +75,7 @@
 
   function started(status) {
     const time = M.isNumber(status.first_started) && status.first_started > 0 ? status.first_started : data.first_time;
-    const attempt = status.attempt > 1 ? `, attempt ${M.count(status.attempt)}` : "";
-    return M.isNumber(time) ? `since ${M.moment(time)}${attempt}` : "";
+    return M.isNumber(time) ? `since ${M.moment(time)}` : "";
   }
 
   function timeLeft(status) {
@@ -96,7 +95,9 @@
     const tone = toneOf(state);
     const short = M.shortName(data.run);
     M.setText(M.byId("name"), short);
+    const attempt = data.status && data.status.attempt > 1 ? `attempt ${M.count(data.status.attempt)}` : "";
     M.setText(M.byId("folder"), data.run);
+    M.setText(M.byId("attempt"), attempt && ` · ${attempt}`);
     showTags();
     M.setText(M.byId("note"), data.note);
     M.byId("note").hidden = !data.note;
@@ -232,16 +233,15 @@
   function showListen() {
     const section = M.sections.listen;
     const told = data.listen;
-    M.byId("empty-listen").hidden = Boolean(section && told);
-    if (!section || !told) return;
     const text = JSON.stringify(told);
-    if (text === listenText) return;
+    if (!section || !told || text === listenText) return;
     listenText = text;
-    if (!listening) {
-      listening = true;
-      section.init(M.byId("listen-body"), { run: data.run, jump, live: Boolean(M.settings.live), element: M.element });
-    }
+    const body = M.byId("listen-body");
+    if (!listening) section.init(body, { run: data.run, jump, live: Boolean(M.settings.live), element: M.element });
+    listening = true;
     section.update(told);
+    // The section hides itself while there is nothing to hear.
+    M.byId("empty-listen").hidden = !body.hidden;
   }
 
   // ---- everything
