@@ -36,7 +36,7 @@ def listen_data(run: RunFolder, inline: bool = False) -> dict[str, Any]:
         inline: with everything that can be heard and downloaded inside, for a page that stands alone.
 
     Returns:
-        ``rows``: ``name``, ``prompt``, ``prompt_beats`` and ``seed`` of each prompt, those from nothing first. ``columns``: the reference
+        ``rows``: ``name``, ``prompt``, ``prompt_beats`` and ``seed`` of each prompt, those from nothing last. ``columns``: the reference
         first, if there is one, then steps from early to late: ``folder``, ``step`` (None for the reference), ``weights`` and ``cells``, by
         name ``[beats, notes, log-probability per token or None, whether it ended by itself, changed]``, the last to tell a new file from
         an old one. ``left_out``: how many steps are not shown; the first and the last always are. With ``inline``, ``rolls`` and ``midi``
@@ -127,9 +127,9 @@ def _thinned(columns: list[dict[str, Any]], most: int) -> list[dict[str, Any]]:
 
 
 def _rows(columns: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Every prompt once, as its newest sample has it; pieces from nothing first, numbers in their order."""
+    """Every prompt once, as its newest sample has it; pieces from nothing last, numbers in their order."""
     newest = {name: sample for column in columns for name, sample in column["samples"].items()}
-    names = sorted(newest, key=lambda name: (newest[name]["prompt"] is not None, _by_number(name)))[:MOST_ROWS]
+    names = sorted(newest, key=lambda name: (newest[name]["prompt"] is None, _by_number(name)))[:MOST_ROWS]
     return [{"name": name, **{key: newest[name][key] for key in ("prompt", "prompt_beats", "seed")}} for name in names]
 
 

@@ -20,9 +20,9 @@ from tests.dashboard.some_samples import add_sample, run_with_samples
 def test_rows_are_prompts_and_columns_the_reference_and_the_steps(tmp_path: Path) -> None:
     told = listen_data(run_with_samples(tmp_path, steps=(300, 150)))
     assert told["rows"] == [
-        {"name": "from_nothing", "prompt": None, "prompt_beats": 0.0, "seed": 0},
         {"name": "continued_1", "prompt": "bwv 5.7", "prompt_beats": 8.0, "seed": 0},
         {"name": "continued_2", "prompt": "bwv 5.7", "prompt_beats": 8.0, "seed": 0},
+        {"name": "from_nothing", "prompt": None, "prompt_beats": 0.0, "seed": 0},
     ]
     assert [(column["folder"], column["step"], column["weights"]) for column in told["columns"]] == [
         ("reference", None, None),
