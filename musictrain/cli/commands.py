@@ -36,6 +36,8 @@ COMMANDS = (
     Command("sample", "Train", "make music from a checkpoint", "musictrain.cli.sample"),
     Command("verify-resume", "Train", "prove on your own configuration that a resume is exact", "musictrain.cli.verify_resume"),
     Command("runs", "Look", "list, show, compare, best, overview, tags, notes; filters, sorting, SQL", "musictrain.cli.runs"),
+    Command("report", "Look", "a run's page as one file that stands alone", "musictrain.cli.report"),
+    Command("watch", "Look", "watch a run, or all of them, live in the terminal", "musictrain.cli.watch"),
     Command("checkpoints", "Keep", "list, verify, average, export, pin, prune and restore versions", "musictrain.cli.checkpoints"),
 )
 
