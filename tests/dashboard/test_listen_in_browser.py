@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+from musictrain.dashboard import page_files
+from musictrain.dashboard.page_data import PageData
+from musictrain.dashboard.report import write_report
 from musictrain.notes import Notes
 from musictrain.runs import RunFolder
 from tests.dashboard.browser import PHONE, OpenPage
@@ -250,3 +253,22 @@ def test_a_roll_that_is_gone_is_said_to_be(open_page: OpenPage, tmp_path: Path) 
     wait_until(page, "document.querySelector('.ls-where').textContent.includes('cannot be loaded')")
     page.click("[data-key='step_000300/continued_1']")
     wait_until(page, f"{VIEW}.player.playing && {RMS} > {LOUD}")
+
+
+@pytest.mark.parametrize("alone", [False, True], ids=["live page", "report"])
+def test_it_plays_in_the_whole_page_under_its_policy(open_page: OpenPage, tmp_path: Path, alone: bool) -> None:
+    run = run_with_samples(tmp_path / "run", prompt=HOSTILE)
+    if alone:
+        file = write_report(run, tmp_path / "elsewhere.html")
+    else:
+        page_files.write_page(run)
+        page_files.write_data(run, PageData(run).read())
+        file = run.dashboard
+    page = open_page(file)
+    ready(page)
+    page.click("[data-key='step_000150/continued_1']")
+    wait_until(page, f"{VIEW}.player.playing && {RMS} > {LOUD}")
+    with page.expect_download() as download:
+        page.click(".ls-save")
+    assert Path(download.value.path()).read_bytes() == (run.samples / "step_000150" / "continued_1.mid").read_bytes()
+    assert page.evaluate("document.querySelectorAll('img').length") == 0
