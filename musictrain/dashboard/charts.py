@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+# What everybody looks at first: never left out, and drawn in full detail as long as anything is.
+MAIN = ("train/loss", "val/loss", "train/lr", "train/gradient_norm", "train/tokens", "speed/tokens_per_second")
 SPLITS = ("train", "val", "valid", "validation", "test")
 PREFIX = re.compile(rf"^({'|'.join(SPLITS)})[/_.](.+)$")
 LIKELIHOOD = re.compile(r"(^|[/_.])(loss|nll|nats|bits|ppl|perplexity|likelihood|cross_entropy|accuracy|top_?\d+)([/_.]|$)", re.IGNORECASE)

@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from musictrain.dashboard.charts import MAIN
 from musictrain.dashboard.downsampling import MOST_POINTS, Point, RunningCurve
 from musictrain.dashboard.event_reading import clean
 from musictrain.runs.folder import RunFolder, number
@@ -22,9 +23,9 @@ NOT_FINITE = {"NaN", "Infinity", "-Infinity"}
 class CurveReader:
     """The curves of a run, kept up to date by :meth:`read`.
 
-    ``curves`` are by key, without control characters and cut to 200. ``seconds`` and ``tokens`` tell for a step how long the run had been training (the time between two attempts
-    does not count) and how many tokens it had read; ``tokens`` is empty if nobody logged them. ``num_dropped_keys`` counts keys beyond
-    the first 5,000.
+    ``curves`` are by key, without control characters and cut to 200. ``seconds`` and ``tokens`` tell for a step how long the run had
+    been training (the time between two attempts does not count) and how many tokens it had read; ``tokens`` is empty if nobody logged
+    them. ``num_dropped_keys`` counts keys beyond the first 5,000.
 
     Args:
         run: need not have recorded anything yet.
@@ -91,7 +92,7 @@ class CurveReader:
 
     def _found(self, name: str) -> RunningCurve | None:
         """The curve of a name that was not seen before; None if there are too many."""
-        if len(self._by_name) >= MOST_KEYS:
+        if len(self._by_name) >= MOST_KEYS and name not in MAIN:
             self._dropped.add(clean(name, LONGEST_KEY))
             return None
         curve = self._by_name[name] = self.curves.setdefault(clean(name, LONGEST_KEY), RunningCurve())

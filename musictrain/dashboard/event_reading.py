@@ -1,4 +1,4 @@
-"""From ``events.jsonl`` and ``train.log`` to what the page tells: alerts, versions, the best score, what happened, the last lines of the log."""
+"""From ``events.jsonl`` and ``train.log`` to what the page tells: alerts, versions, the best score, what happened, the last lines."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ import time
 from dataclasses import asdict
 from typing import Any
 
-from musictrain.dashboard.charts import charts_of, is_musical
+from musictrain.dashboard.charts import MAIN, charts_of, is_musical
 from musictrain.dashboard.curve_reading import TOKENS, CurveReader
 from musictrain.dashboard.event_reading import EventReader, clean, last_lines
 from musictrain.dashboard.page_budget import MOST_BYTES, columns, fit_curves, fit_newest, size_of
@@ -187,7 +187,7 @@ WORDS = {
 
 def rank_of(key: str) -> int:
     """How gladly a curve is looked at: 0 first, 3 last."""
-    if key in ("train/loss", "val/loss", "train/lr", "train/gradient_norm", "speed/tokens_per_second"):
+    if key in MAIN:
         return 0
     if is_musical(key) or key.startswith("val"):
         return 1

@@ -121,7 +121,7 @@ def page_html(title: str, settings: Mapping[str, Any], inlined: Iterable[str] = 
 
 
 def fill(template: str, *, title: str, styles: str, scripts: Iterable[str]) -> str:
-    """A template with ``{{title}}``, ``{{styles}}``, ``{{policy}}`` and ``{{scripts}}`` filled in; every script becomes one that the policy knows.
+    """A template with ``{{title}}``, ``{{styles}}``, ``{{policy}}`` and ``{{scripts}}`` filled in; the policy knows every script.
 
     Raises:
         ValueError: if a script holds what would end it early.

@@ -32,8 +32,8 @@ class Settings:
         self._told: dict[str, Any] = {}
 
     def read(self) -> dict[str, Any]:
-        """``settings`` and ``environment`` as [key, value], ``changes`` as [key, then, now], ``parents``, and ``parent``: the run compared with."""
-        now = [_stamp(path) for path in (self.run.config, self.run.environment, self.run.lineage)]
+        """``settings`` and ``environment`` as [key, value], ``changes`` as [key, then, now] from the run ``parent``, and ``parents``."""
+        now: list[object] = [_stamp(path) for path in (self.run.config, self.run.environment, self.run.lineage)]
         if now != self._seen:
             self._told, self._seen = self._read(), now
         return self._told

@@ -162,8 +162,14 @@
     const text = JSON.stringify([told, status.reason, advice]);
     if (text === texts.ending) return told;
     texts.ending = text;
-    host.replaceChildren(M.element("strong", { text: told || "" }), status.reason ? M.element("div", { text: status.reason }) : "", M.element("div", { text: advice }));
+    host.replaceChildren(M.element("strong", { text: told || "" }), status.reason ? M.element("div", { text: status.reason }) : "", M.element("div", {}, ...withCommand(advice)));
     return told;
+  }
+
+  // A command at the end of an advice stands out, to be copied.
+  function withCommand(text) {
+    const place = text.search(/musictrain [a-z]/);
+    return place < 0 ? [text] : [text.slice(0, place), M.element("code", { text: text.slice(place) })];
   }
 
   function alertItem(alert) {
@@ -215,7 +221,7 @@
       if (last && Number.isFinite(last.value)) tiles.push([label, say(last.value)]);
     };
     add("Tokens per second", "speed/tokens_per_second", M.count);
-    add("Share of the device's peak (MFU)", "speed/mfu", (share) => M.percent(share, share < 0.1 ? 1 : 0));
+    add("MFU, share of the peak", "speed/mfu", (share) => M.percent(share, share < 0.1 ? 1 : 0));
     add("Waiting for data", "speed/data_wait", (share) => M.percent(share, 1));
     add("Memory, at most", "speed/memory_peak_mib", (mib) => M.bytes(mib * 1048576));
     if (data.status && data.status.world_size > 1) tiles.push(["Processes", M.count(data.status.world_size)]);

@@ -1,0 +1,48 @@
+"""Every curve has its place: what belongs together is one chart, and nothing is left out."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from musictrain.dashboard.charts import charts_of, is_musical
+
+
+def places(*keys: str) -> list[tuple[str, str, list[str]]]:
+    return [(chart.section, chart.title, [label for _, label in chart.curves]) for chart in charts_of(keys)]
+
+
+@pytest.mark.parametrize("keys", [("val/loss", "train/loss"), ("val_loss", "train_loss"), ("validation/loss", "train/loss")])
+def test_train_and_validation_are_one_chart_train_first(keys: tuple[str, str]) -> None:
+    assert places(*keys) == [("learning", "Loss", ["train", "validation"])]
+
+
+def test_scores_that_are_no_likelihood_are_music() -> None:
+    assert is_musical("val/groove_similarity")
+    assert is_musical("val/pitch_class_entropy")
+    assert not any(map(is_musical, ("val/loss", "val/nats_per_note", "val/bits_per_beat", "val/perplexity", "train/groove", "speed/mfu")))
+
+
+def test_parts_of_the_time_are_one_stack_and_ranks_one_chart_each() -> None:
+    charts = charts_of(["speed/data_share", "speed/forward_share", "speed/rank_1/data_wait", "speed/rank_0/data_wait", "speed/data_wait"])
+    assert [(chart.title, chart.kind, [label for _, label in chart.curves]) for chart in charts] == [
+        ("Where the time goes", "stack", ["forward", "data"]),
+        ("Waiting for data", "lines", ["waiting for data"]),
+        ("Waiting for data, by rank", "lines", ["rank 0", "rank 1"]),
+    ]
+
+
+def test_what_matters_most_comes_first() -> None:
+    titles = [
+        title for _, title, _ in places("train/zeta", "lr-AdamW", "grad_2.0_norm_total", "train/gradient_norm", "train/loss", "val/x")
+    ]
+    assert titles == ["Loss", "Learning rate", "Gradient norm", "Zeta", "X"]
+
+
+@given(st.lists(st.one_of(st.text(max_size=20), st.sampled_from(["train/loss", "val/loss", "val/", "/", "__proto__"])), unique=True))
+def test_every_curve_is_drawn_once(keys: list[str]) -> None:
+    charts = charts_of(keys)
+    assert sorted(key for chart in charts for key, _ in chart.curves) == sorted(keys)
+    assert {chart.section for chart in charts} <= {"learning", "music", "machine"}
+    assert len({(chart.section, chart.name) for chart in charts}) == len(charts)
