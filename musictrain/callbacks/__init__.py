@@ -12,19 +12,22 @@ if TYPE_CHECKING:
     from musictrain.callbacks.accumulation_schedule import AccumulationSchedule
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
     from musictrain.callbacks.live_page import LivePage
+    from musictrain.callbacks.notifications import Notifications
     from musictrain.callbacks.progress import PlainProgress, ProgressLine
-    from musictrain.callbacks.run_recorder import RunLogger, RunRecorder
+    from musictrain.callbacks.run_recorder import RunRecorder
     from musictrain.callbacks.throughput_report import ThroughputReport
     from musictrain.callbacks.versioned_checkpoint import VersionedCheckpoint
     from musictrain.callbacks.write_samples import WriteSamples
+    from musictrain.loggers.run_logger import RunLogger
 
 _HOMES = {
     "AccumulationSchedule": "musictrain.callbacks.accumulation_schedule",
     "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
     "LivePage": "musictrain.callbacks.live_page",
+    "Notifications": "musictrain.callbacks.notifications",
     "PlainProgress": "musictrain.callbacks.progress",
     "ProgressLine": "musictrain.callbacks.progress",
-    "RunLogger": "musictrain.callbacks.run_recorder",
+    "RunLogger": "musictrain.loggers.run_logger",
     "RunRecorder": "musictrain.callbacks.run_recorder",
     "ThroughputReport": "musictrain.callbacks.throughput_report",
     "VersionedCheckpoint": "musictrain.callbacks.versioned_checkpoint",
@@ -35,6 +38,7 @@ __all__ = [
     "AccumulationSchedule",
     "EMAWeightAveraging",
     "LivePage",
+    "Notifications",
     "PlainProgress",
     "ProgressLine",
     "RunLogger",

@@ -158,7 +158,7 @@ class Notifications(Callback):
         outbox, self._outbox = self._outbox, None
         lines, self._lines = self._lines, None
         if lines is not None:
-            lines.close()
+            lines.close(self.wait_seconds)
         if outbox is not None:
             outbox.close(self.wait_seconds)
 

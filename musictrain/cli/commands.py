@@ -38,6 +38,7 @@ COMMANDS = (
     Command("runs", "Look", "list, show, compare, best, overview, tags, notes; filters, sorting, SQL", "musictrain.cli.runs"),
     Command("report", "Look", "a run's page as one file that stands alone", "musictrain.cli.report"),
     Command("watch", "Look", "watch a run, or all of them, live in the terminal", "musictrain.cli.watch"),
+    Command("notify", "Look", "what a run tells whom; --test sends one mail now", "musictrain.cli.notify"),
     Command("checkpoints", "Keep", "list, verify, average, export, pin, prune and restore versions", "musictrain.cli.checkpoints"),
 )
 

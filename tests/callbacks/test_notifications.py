@@ -160,7 +160,7 @@ def test_a_bad_mail_server_never_touches_the_training(
 
 def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:
     (tmp_path / "notifications.jsonl").mkdir()
-    assert fit(tmp_path, Notifications(file=True, console=False)).global_step == 6
+    assert fit(tmp_path, Notifications(file=True, console=False, wait_seconds=0.2)).global_step == 6
 
 
 def test_a_resume_tells_of_no_older_best(tmp_path: Path) -> None:
