@@ -18,10 +18,11 @@ from musictrain.cli.options import default_runs_dir
 from musictrain.cli.parse_errors import condense, parameters_of
 from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import check_same_parts
-from musictrain.cli.run_defaults import default_callbacks, loggers_of, measuring_options, run_name
+from musictrain.cli.run_defaults import Announcement, default_callbacks, loggers_of, measuring_options, run_name
 from musictrain.cli.spread_trainer import SpreadTrainer, settle_device
 from musictrain.data.accumulation import AccumulationRule
 from musictrain.runs import RunFolder
+from musictrain.runs.secrets import check_nothing_is_hidden, hidden_config, remember_command
 from musictrain.runs.train_log import TrainLog
 
 DEFAULT_SEED = 1
@@ -127,7 +128,9 @@ class MusicCLI(LightningCLI):
         return self.config[self._command]
 
     def before_instantiate_classes(self) -> None:
-        """Note a vocabulary set by hand; let the seed of everything be the data's, unless that has one of its own."""
+        """Note a vocabulary set by hand; let the seed of everything be the data's, unless that has one of its own; know what is secret."""
+        remember_command(self._arguments)
+        check_nothing_is_hidden(self.settings.as_dict())
         self._given_vocab_size = self.settings.get(VOCAB_SIZE, UNSET)
         data = self.settings.get("data.init_args")
         if data is not None and "seed" in data and not given(("data", "init_args", "seed"), self._arguments):
@@ -181,7 +184,10 @@ class MusicCLI(LightningCLI):
         )
 
     def _callbacks(self, settings: Any, recorder: RunRecorder) -> list[Callback]:
-        return default_callbacks(settings.get("callbacks"), settings, recorder, self.reasons, self.settings.get("global_batch_tokens"))
+        # What was not found out by the command line itself, such as `last`, is somebody's own version.
+        path = self.settings.get("ckpt_path") if self._folder is None else None
+        announcement = Announcement(self.reasons, None if path is None or path in WHICH else Path(path))
+        return default_callbacks(settings.get("callbacks"), settings, recorder, announcement, self.settings.get("global_batch_tokens"))
 
     def _check_batch(self, settings: Any) -> None:
         """Refuse tokens of a step that cannot work, before a run is begun."""
@@ -201,9 +207,12 @@ class MusicCLI(LightningCLI):
             self._folder = found[0].path
 
     def resolved_config(self) -> str:
-        """The configuration with every default filled in, as YAML that ``--config`` takes; ``runs`` is where the file lies."""
+        """The configuration with every default filled in, as YAML that ``--config`` takes; ``runs`` is where the file lies.
+
+        Secrets are hidden in it: it is written down with the run and its versions.
+        """
         text = self._parser(self._command).dump(self.settings, skip_none=False, skip_validation=True)
-        config: dict[str, Any] = {key: value for key, value in yaml.safe_load(text).items() if key != "runs"}
+        config = hidden_config({key: value for key, value in yaml.safe_load(text).items() if key != "runs"})
         network = ((config.get("model") or {}).get("init_args") or {}).get("network")
         size = getattr(getattr(self.model, "network", None), "vocab_size", None)
         if isinstance(network, dict) and "vocab_size" in parameters_of(network["class_path"]) and size is not None:

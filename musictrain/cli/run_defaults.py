@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,7 +15,8 @@ from lightning.pytorch.loggers import Logger
 
 from musictrain.callbacks import (
     AccumulationSchedule,
-    PlainProgress,
+    LivePage,
+    ProgressLine,
     RunLogger,
     RunRecorder,
     ThroughputReport,
@@ -23,7 +25,12 @@ from musictrain.callbacks import (
 )
 from musictrain.checkpoints import CompressedCheckpointIO
 from musictrain.cli.recipes import config_files
+from musictrain.cli.resume import step_of
+from musictrain.runs import RunFolder
+from musictrain.runs.lineage import add_parent
 from musictrain.runs.summary import shown
+
+log = logging.getLogger(__name__)
 
 
 def run_name(settings: Any, arguments: Sequence[str]) -> str:
@@ -45,7 +52,11 @@ def loggers_of(run_logger: RunLogger, others: Any) -> list[Logger]:
 
 
 def default_callbacks(
-    given: Any, settings: Any, recorder: RunRecorder, reasons: Sequence[str] = (), global_batch_tokens: int | None = None
+    given: Any,
+    settings: Any,
+    recorder: RunRecorder,
+    announcement: Announcement | None = None,
+    global_batch_tokens: int | None = None,
 ) -> list[Callback]:
     """The user's callbacks with the defaults added; a default gives way to a callback of its kind that is there already.
 
@@ -53,7 +64,7 @@ def default_callbacks(
         given: what the configuration holds as ``trainer.callbacks``, instantiated.
         settings: of the trainer.
         recorder: the one that knows the configuration.
-        reasons: why the run is spread over devices as it is, to be announced.
+        announcement: what is said before the first step.
         global_batch_tokens: tokens of an optimizer step, None for one batch.
 
     Raises:
@@ -62,9 +73,10 @@ def default_callbacks(
     mine = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
     defaults: list[tuple[type[Callback], list[Callback]]] = [
         (RunRecorder, [recorder]),
-        (Announcement, [Announcement(reasons)]),
+        (Announcement, [announcement or Announcement()]),
         (WriteSamples, [WriteSamples()]),
         (ThroughputReport, [ThroughputReport()]),
+        (LivePage, [LivePage()]),
     ]
     if global_batch_tokens is not None:
         if any(isinstance(other, AccumulationSchedule) for other in mine):
@@ -74,7 +86,7 @@ def default_callbacks(
         # Lightning's own choice would print a table; this one goes to the log.
         defaults.append((ModelSummary, [ModelSummary()]))
     if settings.get("enable_progress_bar") is not False:
-        defaults.append((ProgressBar, [PlainProgress()]))
+        defaults.append((ProgressBar, [ProgressLine()]))
     if settings.get("enable_checkpointing") is not False:
         defaults.append((Checkpoint, [VersionedCheckpoint()]))
     added = [callback for kind, ours in defaults if not any(isinstance(other, kind) for other in mine) for callback in ours]
@@ -100,21 +112,26 @@ def measuring_options(settings: Any) -> dict[str, Any]:
 
 
 class Announcement(Callback):
-    """Says before the first step what is trained on what, how, and where it is written down.
+    """Says before the first step what is trained on what, how, and where it is written down and to be seen.
 
     Args:
         reasons: lines of why it is trained like this.
+        parent: a version of another run with which this one begins, to be written down as its parent.
     """
 
-    def __init__(self, reasons: Sequence[str] = ()) -> None:
-        self.reasons = list(reasons)
+    def __init__(self, reasons: Sequence[str] = (), parent: Path | None = None) -> None:
+        self.reasons, self.parent = list(reasons), parent
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Some lines."""
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        if self.parent is not None:
+            note_parent(RunFolder(Path(folder)), self.parent)
         print(f"run      {shown(Path(folder))}")
+        if any(isinstance(callback, LivePage) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            print(f"page     {shown(RunFolder(Path(folder)).dashboard)}")
         store: Any = getattr(trainer.datamodule, "store", None)  # type: ignore[attr-defined]
         if hasattr(store, "summary"):
             print(f"data     {store.summary()}")
@@ -128,3 +145,14 @@ class Announcement(Callback):
             what, _, rest = reason.partition(" ")
             print(f"{what:<8} {rest}")
         print(end="", flush=True)
+
+
+def note_parent(run: RunFolder, version: Path) -> None:
+    """Write down from which other run this one took its first weights, if the version lies in a run's folder."""
+    parent = RunFolder(version.resolve().parent.parent)
+    if not parent.is_run() or parent.path == run.path.resolve():
+        return
+    try:
+        add_parent(run, "resumed from", parent, version=version.name, step=step_of(version))
+    except OSError as error:
+        log.warning("Where this run comes from could not be written down: %s", error)

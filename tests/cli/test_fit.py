@@ -15,7 +15,7 @@ from lightning.pytorch.cli import LightningCLI
 from musictrain.checkpoints import list_versions
 from musictrain.cli.lightning_cli import MusicCLI, given
 from musictrain.cli.run_defaults import default_callbacks, run_name
-from musictrain.runs import RunFolder, list_runs, read_records
+from musictrain.runs import RunFolder, list_runs, read_records, read_rows
 from tests.cli.tiny import tiny_config, type_command, write_config
 
 
@@ -24,19 +24,23 @@ def test_a_run_folder_holds_everything_that_was_promised(finished_runs: Path) ->
     assert sorted(path.name for path in run.path.iterdir()) == [
         "checkpoints",
         "config.yaml",
+        "curves.png",
+        "dashboard.html",
+        "dashboard_data.js",
         "data_report.json",
         "data_report.md",
         "env.json",
         "events.jsonl",
         "metrics.jsonl",
         "samples",
+        "status.json",
         "tokenizer.json",
         "train.log",
     ]
     versions = {version.name: version.seal.reason for version in list_versions(run.checkpoints) if version.seal is not None}
     assert versions == {"v000001_step000000": "start", "v000002_step000003": "validation", "v000003_step000006": "end"}
     assert sorted(path.name for path in (run.samples / "step_000006").glob("*.wav")) == ["continued_1.wav", "from_nothing.wav"]
-    rows = read_records(run.metrics)
+    rows = read_rows(run.metrics)
     assert [row["step"] for row in rows if "train/loss" in row] == [2, 4, 6]
     assert [row["step"] for row in rows if "val/loss" in row] == [3, 6]
     assert run.name.split("-")[3] == "done"
@@ -94,7 +98,7 @@ def test_going_on_appends_to_the_same_run(runs_dir: Path, capsys: Any) -> None:
     assert status == 0
     assert "step 8/8" in out
     assert run.metrics.read_bytes().startswith(before)
-    assert read_records(run.metrics)[-1]["step"] == 8
+    assert read_rows(run.metrics)[-1]["step"] == 8
     assert yaml.safe_load(run.config.read_text())["trainer"]["max_steps"] == 8
     assert [event["event"] for event in own_events(read_records(run.events))] == ["started", "finished", "resumed", "finished"]
 
