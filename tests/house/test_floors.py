@@ -29,6 +29,7 @@ SIDEWAYS = {
     ("listening", "data"): "samples are written as MIDI too",
     ("generation", "data"): "the grammar of a tokenizer says which tokens may come next",
     ("metrics", "data"): "a corpus is the reference",
+    ("metrics", "listening"): "bars are bars",
     ("compiling", "data"): "caches lie together",
     ("__main__", "__init__"): "the program is the package",
     **{("cli", door): "the command line opens the other doors" for door in ("search", "stages")},
