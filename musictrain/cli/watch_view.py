@@ -23,11 +23,11 @@ STATE_STYLES = {
 STEPS = "▁▂▃▄▅▆▇█"
 PLAIN_STEPS = "_.-=+*#@"
 MACHINE = (
-    ("speed/memory_peak_mib", "memory {:,.0f} MiB"),
-    ("speed/data_wait", "waiting for data {:.1%}"),
-    ("speed/mfu", "{:.0%} of the peak"),
-    ("train/lr", "learning rate {:.3g}"),
-    ("train/gradient_norm", "gradient {:.3g}"),
+    ("speed/memory_peak_mib", 1, "memory {:,.0f} MiB"),
+    ("speed/data_wait", 100, "waiting for data {:.1f} %"),
+    ("speed/mfu", 100, "{:.1f} % of the peak"),
+    ("train/lr", 1, "learning rate {:.3g}"),
+    ("train/gradient_norm", 1, "gradient {:.3g}"),
 )
 MOST_ALERTS, MOST_EVENTS = 3, 5
 LONGEST_NAME = 24
@@ -76,7 +76,7 @@ def bar(share: float, width: int) -> Line:
 def machine_line(watched: WatchedRun, now: float) -> Line:
     """What is known of memory, waiting, learning rate."""
     values = watched.standing(now).values
-    told = [words.format(values[name]) for name, words in MACHINE if math.isfinite(values.get(name, math.nan))]
+    told = [words.format(factor * values[name]) for name, factor, words in MACHINE if math.isfinite(values.get(name, math.nan))]
     return [("   ".join(told), "bright_black")] if told else []
 
 

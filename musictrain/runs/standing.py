@@ -18,7 +18,7 @@ LOSS = ("train/loss", "train/loss_step", "train_loss", "train_loss_step", "loss"
 SCORE = ("val/loss", "val_loss")
 RATE = ("train/tokens_per_second", "speed/tokens_per_second")
 GAP = "  "
-WORTH_BOUNDS = 60  # seconds
+WORTH_BOUNDS, WORTH_ABOUT = 60, 10  # seconds left, from which on they are said
 # What a narrow terminal does without, the least important first.
 DROPPED = ("bounds", "elapsed", "rate", "score", "end", "percent", "loss", "state")
 
@@ -71,7 +71,7 @@ class Standing:
             return {}
         low, high = duration(self.left.low), duration(self.left.high)
         return {
-            "left": f"{'about ' if self.left.is_rough else ''}{duration(self.left.seconds)} left",
+            "left": f"{'about ' if self.left.is_rough and self.left.high >= WORTH_ABOUT else ''}{duration(self.left.seconds)} left",
             "bounds": f"({_short(low)} to {_short(high)})" if low != high and self.left.high >= WORTH_BOUNDS else "",
             "end": f"ends {clock(self.now + self.left.seconds, self.now)}" if self.now is not None else "",
         }
