@@ -1,10 +1,12 @@
-"""RunRecorder and RunLogger: what a run writes down about itself while it trains.
+"""RunRecorder: what a run writes down about itself while it trains.
 
-Files in the run folder, which is Lightning's ``trainer.log_dir``: ``metrics.jsonl`` (every logged value), ``events.jsonl`` (started,
-resumed, finished, failed), ``train.log`` (messages, warnings, tracebacks), ``env.json``, and, where they are known,
-``config.yaml``, ``tokenizer.json`` and the data report.
+    Trainer(logger=RunLogger("runs", "chorales"), callbacks=[RunRecorder()])
 
-When: always. Cost: one line of JSON per logged step. Only the first process writes.
+Files in the run folder, which is Lightning's ``trainer.log_dir``: ``metrics.jsonl`` (every logged value), ``status.json`` (where it stands,
+every few seconds), ``events.jsonl`` (started, resumed, best, finished, stopped, failed, interrupted), ``train.log`` (messages, warnings,
+tracebacks), ``env.json``, and, where they are known, ``config.yaml``, ``tokenizer.json`` and the data report.
+
+When: always. Cost: some microseconds a step and a row; threads write. Only the first process does.
 """
 
 from __future__ import annotations
@@ -13,221 +15,251 @@ import json
 import logging
 import os
 import time
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-from musictrain.generation.length import mean_tokens_per_beat
-from musictrain.runs import Records, RunFolder, atomic_write, describe_environment
-from musictrain.runs.records import plain
+from musictrain.loggers.row_to_come import row_to_come
+from musictrain.loggers.run_description import check_same_data, environment_of, save_data_description
+from musictrain.loggers.run_logger import RunLogger
+from musictrain.loggers.run_status import RunStatus, how_it_ended
+from musictrain.runs import RunFolder, atomic_write
+from musictrain.runs.endings import Ending, ending_of
+from musictrain.runs.eta import Eta
+from musictrain.runs.folder import BEST_METRIC
+from musictrain.runs.going_on import BETTER, as_text, from_text, going_on
+from musictrain.runs.records import plain, read_records
+from musictrain.runs.secrets import hidden
+from musictrain.runs.status import HEARTBEAT_SECONDS, is_gone, read_status
 from musictrain.runs.train_log import TrainLog
+from musictrain.runs.writer import RecordWriter
+from musictrain.speed.eta_clock import EtaClock
 
 log = logging.getLogger(__name__)
 
 
-class RunLogger(Logger):
-    """A Lightning logger whose log is a run folder: each row is one line of ``metrics.jsonl``.
-
-    A row holds ``time`` (seconds since 1970), ``step``, ``epoch`` and the logged values. ``step`` is the number of optimizer steps done
-    (without a RunRecorder it is Lightning's, which counts the step just done from 0). Rows are only ever added, also after a resume.
-
-    Args:
-        runs_dir: the folder in which a new run folder is made when training begins.
-        name: what the new run's name is built around.
-        folder: an existing run folder to go on with, instead of a new one.
-    """
-
-    def __init__(self, runs_dir: str | Path = "runs", name: str = "run", *, folder: str | Path | None = None) -> None:
-        super().__init__()
-        self._runs_dir, self._run_name = Path(runs_dir), name
-        self._run = RunFolder(Path(folder).resolve()) if folder is not None else None
-        self._rows: Records | None = None
-        self._trainer: Trainer | None = None
-
-    def follow(self, trainer: Trainer) -> None:
-        """Take the number of steps done from this trainer while it fits."""
-        self._trainer = trainer
-
-    @property
-    def started(self) -> bool:
-        """Whether there is a run folder yet."""
-        return self._run is not None
-
-    @property
-    @rank_zero_only
-    def experiment(self) -> Any:
-        """The run folder, made at first use, by the first process alone."""
-        if self._run is None:
-            self._run = RunFolder.create(self._runs_dir, self._run_name)
-        return self._run
-
-    @property
-    def save_dir(self) -> str | None:
-        """The run folder's path, None in the processes that do not write."""
-        run: RunFolder | None = self.experiment
-        return None if run is None else str(run.path)
-
-    @property
-    def name(self) -> str:
-        """Empty: Lightning joins ``save_dir``, ``name`` and ``version``, and the run folder is all of it."""
-        return ""
-
-    @property
-    def version(self) -> str:
-        """Empty, see ``name``."""
-        return ""
-
-    @rank_zero_only
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Add one row."""
-        if self._rows is None:
-            self._rows = Records(cast(RunFolder, self.experiment).metrics)
-        values = dict(metrics)
-        fitting = self._trainer is not None and self._trainer.state.fn == "fit"
-        steps = cast(Trainer, self._trainer).global_step if fitting else step
-        row = {"time": round(time.time(), 3), "step": steps, "epoch": values.pop("epoch", None)}
-        self._rows.append({**row, **values})
-
-    def log_hyperparams(self, params: Any, *args: Any, **kwargs: Any) -> None:
-        """Nothing: ``config.yaml`` holds them all."""
-
-    def finalize(self, status: str) -> None:
-        """Give the file back."""
-        if self._rows is not None:
-            self._rows.close()
-
-
 class RunRecorder(Callback):
-    """Writes down what ran, on what, and how it ended. In a Trainer without a RunLogger it brings one.
+    """Writes down what ran, on what, where it stands and how it ended. In a Trainer without a RunLogger it brings one.
+
+    A resumed run goes on in the same files as a new attempt: rows of steps that are done again no longer count, and rows that a kill kept
+    from the file come from the checkpoint. ``eta`` is what the time left is estimated by; it survives a resume.
 
     Args:
         config: the fully resolved configuration as YAML, written to ``config.yaml``.
         train_log: a log that has been listening since before the run had a folder; by default one that starts with the fit.
+        monitor: the metric that ``best`` is about; None for none.
+        mode: whether the ``min`` or the ``max`` of it is best.
+        heartbeat_seconds: how often ``status.json`` is written.
 
     Raises:
-        ValueError: at the start of a fit in an existing run folder, if the tokenizer or the corpus is not the one of that run.
+        ValueError: for an unknown ``mode`` or a heartbeat that is not positive; at the start of a fit, if the tokenizer or the corpus is
+            not the one of the run in this folder, another process is training there, or the Trainer has two RunRecorders.
     """
 
-    def __init__(self, config: str | None = None, train_log: TrainLog | None = None) -> None:
-        self.config = config
+    def __init__(
+        self,
+        config: str | None = None,
+        train_log: TrainLog | None = None,
+        monitor: str | None = BEST_METRIC,
+        mode: str = "min",
+        heartbeat_seconds: float = HEARTBEAT_SECONDS,
+    ) -> None:
+        if mode not in BETTER:
+            raise ValueError(f"RunRecorder got mode={mode!r}; it needs 'min' or 'max': which values of {monitor!r} are better.")
+        if not heartbeat_seconds > 0:
+            raise ValueError(f"RunRecorder got heartbeat_seconds={heartbeat_seconds}; it needs a positive number of seconds.")
+        self.config, self.monitor, self.mode, self.heartbeat_seconds = config, monitor, mode, heartbeat_seconds
+        self.eta = Eta()
         self._own_log = train_log is None
         self._train_log = train_log or TrainLog()
-        self._events: Records | None = None
+        self._clock = EtaClock(self.eta)
+        self._carried: list[dict[str, Any]] = []
+        self._forget()
+
+    def _forget(self) -> None:
+        self._trainer: Trainer | None = None
+        self._logger: RunLogger | None = None
+        self._status: RunStatus | None = None
+        self._events: RecordWriter | None = None
+        self._goes_on = self._trains = False
+        self._environment: dict[str, Any] = {}
+        self._ending: Ending | None = None
+
+    # Before the first step.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write everything that is known before the first step."""
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
-        if not trainer.is_global_zero:
-            return
-        run = RunFolder(Path(folder))
-        run.path.mkdir(parents=True, exist_ok=True)
-        if not any(isinstance(logger, RunLogger) for logger in trainer.loggers):
-            trainer.loggers = [*trainer.loggers, RunLogger(folder=run.path)]
-        for logger in trainer.loggers:
-            if isinstance(logger, RunLogger):
-                logger.follow(trainer)
-        self._open_log(run)
-        self._events = Records(run.events)
-        self._describe(run, trainer)
-
-    def _open_log(self, run: RunFolder) -> None:
-        self._train_log.open(run.log)
+        self._close()
+        if sum(isinstance(callback, RunRecorder) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
+            raise ValueError("This Trainer has two RunRecorders, which would write the same files: leave one of them out.")
+        folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: every process makes it
+        self._train_log.at(step=lambda: trainer.global_step, rank=trainer.global_rank)
+        if trainer.is_global_zero:
+            check_nobody_trains(RunFolder(folder))
+            self._open(RunFolder(folder), trainer)
+        else:
+            self._train_log.open_rank(folder, trainer.global_rank)
+        self._trainer = trainer
         if self._own_log:
             self._train_log.listen()
+        if self._logger is not None:
+            self._describe(RunFolder(folder), trainer)
+
+    def _open(self, run: RunFolder, trainer: Trainer) -> None:
+        run.path.mkdir(parents=True, exist_ok=True)
+        self._goes_on = run.environment.is_file()
+        self._train_log.open(run.log, events=run.events)
+        self._events = RecordWriter(run.events)
+        self._status = RunStatus(run, trainer, self._clock, 1 + num_attempts(run), self.heartbeat_seconds)
+        self._status.begin()
+        self._logger = run_logger_of(trainer, run)
+        self._logger.follow(trainer, self._on_row)
 
     def _describe(self, run: RunFolder, trainer: Trainer) -> None:
-        environment = environment_of(trainer)
-        if run.environment.is_file():
-            check_same_data(run, environment["fingerprints"])
-            self._event("resumed", environment=environment)
+        self._environment = environment_of(trainer)
+        if self._goes_on:
+            check_same_data(run, self._environment["fingerprints"])
         else:
-            atomic_write(run.environment, json.dumps(plain(environment), indent=2) + "\n")
+            atomic_write(run.environment, json.dumps(plain(self._environment), indent=2) + "\n")
             save_data_description(run, trainer.datamodule)  # type: ignore[attr-defined]
             self._event("started")
         if self.config is not None:
             atomic_write(run.config, self.config)
         log.info("Run %s", run.path)
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """An attempt begins: put the records right up to here, and say so."""
+        self._trains = self._trainer is not None
+        if self._logger is None or self._status is None:
+            return
+        self._logger.flush()
+        metrics = RunFolder(Path(str(self._logger.save_dir))).metrics
+        found = going_on(metrics, trainer.global_step, self._carried, self.monitor, self.mode)
+        self._carried = []
+        attempt = max(self._status.status.attempt, found.attempt + 1)
+        self._logger.begin_attempt(attempt, trainer.global_step, found.missing)
+        self._status.train(attempt, found.best)
+        if self._goes_on:
+            self._event("resumed", attempt=attempt, from_step=trainer.global_step, environment=self._environment)
+
+    # Between the steps.
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Whatever was done meanwhile is over."""
+        if self._trains and self._status is not None:
+            self._status.batch_starts()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
+        """Keep count."""
+        if self._trains and self._status is not None:
+            self._status.batch_ends()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training rests."""
+        if self._trains and self._status is not None and not trainer.sanity_checking:
+            self._status.validation_starts()
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Training goes on."""
+        if self._trains and self._status is not None and not trainer.sanity_checking:
+            self._status.validation_ends()
+
+    def _on_row(self, row: dict[str, Any]) -> None:
+        if self._status is not None and (best := self._status.take(row, self.monitor, self.mode)) is not None:
+            self._event("best", **best)
+
+    # What a checkpoint holds.
+
+    def state_dict(self) -> dict[str, Any]:
+        """Rows that a kill could take now and the one that is about to be logged, the time that has elapsed, and what ``eta`` knows."""
+        # A collective call: every process makes it.
+        values = row_to_come(self._trainer) if self._trains and self._trainer is not None else {}
+        rows = [] if self._logger is None else [*self._logger.unsecured_rows(), *([self._logger.row_of(values)] if values else [])]
+        return {"rows": as_text(rows), **self._clock.state_dict()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back; nothing happens with the state of an older version."""
+        if "elapsed_seconds" in state_dict:
+            self._clock.load_state_dict(state_dict)
+        self._carried = from_text(state_dict.get("rows", ""))
+
+    # The end.
+
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note that it is finished."""
-        self._event("finished", step=trainer.global_step, epoch=trainer.current_epoch)
+        """Note whether it is finished, or which rule stopped it before."""
+        if self._status is not None:
+            self._ending = how_it_ended(trainer, self._status.status.total)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Give the files back, after every other callback has had its last word."""
+        """Write down how it ended and give the files back, after every other callback has had its last word."""
+        if self._ending is not None:
+            self._end(self._ending)
         self._close()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note what went wrong; the traceback goes to the log."""
-        stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
-        self._event("interrupted" if stopped else "failed", step=trainer.global_step, reason=f"{type(exception).__name__}: {exception}")
-        if self._events is not None:
-            log.error("The run was %s.", "interrupted" if stopped else "ended by an error", exc_info=None if stopped else exception)
+        if self._trainer is not None or self._status is not None:
+            ending = ending_of(exception, self._status.status.name if self._status is not None else "")
+            failed = ending.state == "failed"
+            if failed or self._status is not None:
+                log.error("The run was %s.", "ended by an error" if failed else "interrupted", exc_info=exception if failed else None)
+            self._end(ending)
         self._close()
+
+    def _end(self, ending: Ending) -> None:
+        if self._status is None:
+            return
+        if self._goes_on and not self._trains:
+            self._event("refused", reason=ending.reason)
+            self._status.put_back()
+            return
+        self._status.end(ending)
+        status = self._status.status
+        told = {"reason": ending.reason, "advice": ending.advice} if ending.state != "finished" else {}
+        self._event(ending.state, step=status.step, epoch=status.epoch, **told)
 
     def _event(self, event: str, **details: Any) -> None:
         if self._events is not None:
-            self._events.append({"time": round(time.time(), 3), "event": event, **details})
+            self._events.append({"time": round(time.time(), 3), "event": event, **hidden(details)}, vital=True)
 
     def _close(self) -> None:
-        if self._events is not None:
-            self._events.close()
-            self._events = None
-        if self._own_log:
+        opened, status, events = self._trainer is not None or self._status is not None, self._status, self._events
+        self._forget()
+        if status is not None:
+            status.close()
+        if events is not None:
+            events.close()
+        if opened and self._own_log:
             self._train_log.stop()
 
 
-def check_same_data(run: RunFolder, fingerprints: Mapping[str, str]) -> None:
-    """Refuse to go on with other data than a run began with.
+def run_logger_of(trainer: Trainer, run: RunFolder) -> RunLogger:
+    """The trainer's RunLogger; one is added if it has none."""
+    for logger in trainer.loggers:
+        if isinstance(logger, RunLogger):
+            return logger
+    trainer.loggers = [*trainer.loggers, added := RunLogger(folder=run.path)]
+    return added
+
+
+def check_nobody_trains(run: RunFolder) -> None:
+    """Refuse a folder in which another process of this machine is training.
 
     Raises:
-        ValueError: if a recorded fingerprint of tokenizer or corpus has another value now.
+        ValueError: if its status says so, and the process is there.
     """
-    recorded = json.loads(run.environment.read_text(encoding="utf-8")).get("fingerprints", {})
-    for what, was in recorded.items():
-        now = fingerprints.get(what, was)
-        if now != was:
-            raise ValueError(
-                f"Run {run.name} began with the {what} of fingerprint {was}, but the {what} here has {now}. "
-                f"Start a new run instead: musictrain fit --config {run.config}"
-            )
-
-
-def environment_of(trainer: Trainer) -> dict[str, Any]:
-    """What goes into ``env.json``: the machine and the versions, and what the trainer and its data module say of themselves."""
-    datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
-    everything = os.environ.get("PL_GLOBAL_SEED")
-    prints = {what: getattr(getattr(datamodule, what, None), "fingerprint", None) for what in ("tokenizer", "corpus")}
-    record = describe_environment(
-        seeds={"everything": int(everything) if everything else None, "data": getattr(datamodule, "seed", None)},
-        fingerprints={what: value for what, value in prints.items() if isinstance(value, str)},
-    )
-    devices = {
-        "accelerator": type(trainer.accelerator).__name__,
-        "strategy": type(trainer.strategy).__name__,
-        "world_size": trainer.world_size,
-        "num_nodes": trainer.num_nodes,
-        "precision": trainer.precision,
-    }
-    return {**record, "devices": devices, "tokens_per_beat": mean_tokens_per_beat(getattr(datamodule, "store", None))}
-
-
-def save_data_description(run: RunFolder, datamodule: Any) -> None:
-    """``tokenizer.json`` and the data report, from a data module that offers ``tokenizer`` and ``corpus``; nothing from others."""
-    if datamodule is None:
+    status = read_status(run.status)
+    if status is None or status.pid == os.getpid() or not status.is_active() or is_gone(status, time.time()):
         return
-    from musictrain.data import Corpus, write_data_report
-    from musictrain.data.tokenizers import Tokenizer, save_tokenizer
+    raise ValueError(
+        f"Process {status.pid} on {status.host} is training in {run.path} (step {status.step:,}, {status.state}). "
+        "Wait for its end or stop it, or train in another folder."
+    )
 
-    if isinstance(tokenizer := getattr(datamodule, "tokenizer", None), Tokenizer):
-        try:
-            save_tokenizer(tokenizer, run.tokenizer)
-        except ValueError as error:
-            log.warning("No tokenizer.json: %s", error)
-    if isinstance(corpus := getattr(datamodule, "corpus", None), Corpus):
-        write_data_report(corpus, run.path)
+
+def num_attempts(run: RunFolder) -> int:
+    """How often this run was started."""
+    return sum(event.get("event") in ("started", "resumed") for event in read_records(run.events))

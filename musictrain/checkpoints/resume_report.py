@@ -69,6 +69,8 @@ def _short(value: Any, longest: int = 60) -> str:
 
 # What changes the bits that come out, and what merely may.
 BITS = ("world_size", "data_shares", "precision", "accumulate_grad_batches", "threads", "seed", "strategy")
+# Callbacks on whose state nothing depends that is trained.
+WATCHING = ("RunRecorder", "ProgressLine", "PlainProgress")
 HARMLESS = ("trainer.max_time", "trainer.logger", "trainer.callbacks", "trainer.plugins", "trainer.limit_val_batches")
 
 
@@ -106,8 +108,9 @@ def report_of(version: str, step: int, found: Found, now: Mapping[str, Any]) -> 
     restored += ["position in the data"] if found.position else []
     if both := _names(set(found.callback_states) & set(found.callbacks)):
         restored.append(f"callbacks ({', '.join(both)})")
-    missing = [f"the state of {name}, which this run does not have" for name in _names(set(found.callback_states) - set(found.callbacks))]
-    missing += [f"{name}: the version has no state of it" for name in _names(set(found.callbacks) - set(found.callback_states))]
+    gone, new = set(found.callback_states) - set(found.callbacks), set(found.callbacks) - set(found.callback_states)
+    missing = [f"the state of {name}, which this run does not have" for name in _names(gone) if name not in WATCHING]
+    missing += [f"{name}: the version has no state of it" for name in _names(new) if name not in WATCHING]
     if not found.position and step > 0:
         missing.append("the position in the data: neither data module nor loader keeps it, and the epoch begins again with its first items")
     changed = tuple(_changes(found.circumstances, now))

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 NOT_COMPARED = (
     "['musictrain_circumstances']",
     "['callbacks']['Timer']",
+    "['callbacks']['RunRecorder']",
+    "['callbacks']['PlainProgress']",
+    "['callbacks']['ProgressLine']",
     "['musictrain_training_sums']['seconds']",
     "['musictrain_logged']",
 )

@@ -7,6 +7,7 @@ listens (the run's events, the console, the live page, a mail) finds its parts i
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 
@@ -32,3 +33,33 @@ def alert_of(record: logging.LogRecord) -> dict[str, Any] | None:
     """The parts of an alert, ``kind``, ``message``, ``advice`` and the details; None for any other record."""
     told = getattr(record, "alert", None)
     return told if isinstance(told, dict) else None
+
+
+class AlertWatch(logging.Handler):
+    """Hears of every alert in this process, from ``listen`` to ``stop``.
+
+    Args:
+        tell: called with the parts of each, among them ``time``, on the thread that raised it; what it raises is swallowed.
+    """
+
+    def __init__(self, tell: Callable[[dict[str, Any]], None]) -> None:
+        super().__init__(logging.NOTSET)
+        self._tell = tell
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Tell, if this is an alert."""
+        told = alert_of(record)
+        if told is None:
+            return
+        try:
+            self._tell({"time": round(record.created, 3), **told})
+        except Exception:
+            self.handleError(record)
+
+    def listen(self) -> None:
+        """Begin; twice is once."""
+        logging.getLogger().addHandler(self)
+
+    def stop(self) -> None:
+        """End; nothing happens if it did not listen."""
+        logging.getLogger().removeHandler(self)

@@ -110,11 +110,15 @@ def is_gone(status: Status, now: float) -> bool:
 
 
 def process_start(pid: int) -> str:
-    """When a process was started: this start of the machine, and ticks since then; empty if there is none or nobody says."""
+    """When a process was started: this start of the machine, and ticks since then; empty if there is none or nobody says.
+
+    One that is dead and waits for its parent to take note is none.
+    """
     try:
-        ticks = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()[19]
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text(encoding='utf-8').strip()}/{ticks}"
-    except (OSError, IndexError):
+        state, *fields = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return "" if state in "ZX" else f"{boot}/{fields[18]}"
+    except (OSError, IndexError, ValueError):
         return ""
 
 

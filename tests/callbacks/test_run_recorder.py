@@ -15,7 +15,8 @@ from lightning.pytorch.loggers import CSVLogger
 
 from musictrain.callbacks import RunLogger, RunRecorder
 from musictrain.data.tokenizers import VoiceGrid, load_tokenizer
-from musictrain.runs import RunFolder, read_records
+from musictrain.runs import RunFolder, read_records, read_rows
+from musictrain.runs.rows import values_of
 from musictrain.runs.train_log import TrainLog
 
 QUIET: dict[str, Any] = {
@@ -55,10 +56,15 @@ def only_run(tmp_path: Path) -> RunFolder:
     return RunFolder(folder)
 
 
+def told(run: RunFolder) -> list[dict[str, Any]]:
+    """The events without those of the log."""
+    return [event for event in read_records(run.events) if event["event"] != "log"]
+
+
 def test_rows_count_the_steps_done_and_hold_every_logged_value(tmp_path: Path) -> None:
     trainer_with(tmp_path, RunRecorder()).fit(Logging())
-    rows = read_records(only_run(tmp_path).metrics)
-    assert [(row["step"], sorted(set(row) - {"time", "step", "epoch"})) for row in rows] == [
+    rows = read_rows(only_run(tmp_path).metrics)
+    assert [(row["step"], sorted(values_of(row))) for row in rows] == [
         (2, ["train/loss"]),
         (2, ["val/loss"]),
         (4, ["train/loss"]),
@@ -71,8 +77,8 @@ def test_rows_count_the_steps_done_and_hold_every_logged_value(tmp_path: Path) -
 
 def test_events_tell_how_it_went(tmp_path: Path) -> None:
     trainer_with(tmp_path, RunRecorder()).fit(Logging())
-    events = read_records(only_run(tmp_path).events)
-    assert [(event["event"], event.get("step")) for event in events] == [("started", None), ("finished", 4)]
+    events = told(only_run(tmp_path))
+    assert [(event["event"], event.get("step")) for event in events] == [("started", None), ("best", 4), ("finished", 4)]
 
 
 def test_the_environment_says_what_ran_on_what(tmp_path: Path) -> None:
@@ -122,8 +128,8 @@ def test_a_failure_is_an_event_and_its_traceback_is_in_the_log(tmp_path: Path) -
     with pytest.raises(RuntimeError, match="the disk is full"):
         trainer_with(tmp_path, RunRecorder()).fit(Failing())
     run = only_run(tmp_path)
-    assert read_records(run.events)[-1]["event"] == "failed"
-    assert read_records(run.events)[-1]["reason"] == "RuntimeError: the disk is full"
+    assert told(run)[-1]["event"] == "failed"
+    assert told(run)[-1]["reason"] == "RuntimeError: the disk is full"
     assert "in on_train_batch_end" in run.log.read_text()
 
 
@@ -142,8 +148,8 @@ def test_going_on_appends_and_keeps_the_first_environment(tmp_path: Path) -> Non
     again = trainer_with(tmp_path, RunRecorder(), logger=RunLogger(folder=run.path), max_steps=6)
     again.fit(Logging(), datamodule=Tokens(), ckpt_path=tmp_path / "a.ckpt")
     assert run.metrics.read_bytes().startswith(rows)
-    assert read_records(run.metrics)[-1]["step"] == 6
-    assert [event["event"] for event in read_records(run.events)] == ["started", "finished", "resumed", "finished"]
+    assert read_rows(run.metrics)[-1]["step"] == 6
+    assert [event["event"] for event in told(run)] == ["started", "best", "finished", "resumed", "finished"]
     assert run.environment.read_bytes() == first
 
 
@@ -186,7 +192,7 @@ def test_two_processes_write_one_run(tmp_path: Path) -> None:
     module: LightningModule = Ranked()
     trainer_with(tmp_path, RunRecorder(), accelerator="cpu", devices=2, strategy="ddp_fork").fit(module)
     run = only_run(tmp_path)
-    assert [row["step"] for row in read_records(run.metrics)] == [2, 2, 4, 4]
-    assert [event["event"] for event in read_records(run.events)] == ["started", "finished"]
+    assert [row["step"] for row in read_rows(run.metrics)] == [2, 2, 4, 4]
+    assert [event["event"] for event in told(run)] == ["started", "best", "finished"]
     assert (run.path / "rank_0").exists()
     assert (run.path / "rank_1").exists()

@@ -14,7 +14,7 @@ from lightning.pytorch import Callback
 from musictrain.checkpoints.catalog import list_versions
 from musictrain.checkpoints.lock import FolderLock
 from musictrain.cli.run_defaults import default_callbacks
-from musictrain.runs import RunFolder, list_runs, read_records
+from musictrain.runs import RunFolder, list_runs, read_records, read_rows
 from tests.checkpoints.small_versions import spoil
 from tests.cli.tiny import tiny_config, type_command, write_config
 
@@ -54,7 +54,7 @@ def test_auto_begins_where_nothing_was_interrupted_and_goes_on_where_something_w
     assert "resumed  v000003_step000004.ckpt, after step 4: weights, optimizer, schedule, loops" in out
     assert "exact: as if there had been no interruption" in out
     assert [run.name for run in list_runs(runs)] == [interrupted.name], "it went on in the same folder"
-    assert [row["step"] for row in read_records(interrupted.metrics) if "train/loss" in row] == [2, 4, 6]
+    assert [row["step"] for row in read_rows(interrupted.metrics) if "train/loss" in row] == [2, 4, 6]
     status, out, _ = fit(capsys, config_file, runs, "--ckpt_path", "auto")
     assert (status, len(list_runs(runs)), "resumed" in out) == (0, 2, False), "a finished run is not gone on with: a new one begins"
 
