@@ -80,7 +80,7 @@ def test_the_last_drawing_shows_the_end_of_the_run_in_any_order_of_callbacks(tmp
 
 @pytest.mark.parametrize(("error", "state"), [(RuntimeError, "failed"), (KeyboardInterrupt, "interrupted")])
 def test_a_run_that_ends_badly_is_drawn_to_its_end(tmp_path: Path, error: type[BaseException], state: str) -> None:
-    with pytest.raises((error, SystemExit), match="as told|1"):
+    with pytest.raises((error, SystemExit), match=r"as told|1"):
         fit(tmp_path / "run", [LivePage(), RunRecorder()], Logging(fail_at=4, error=error))
     data = last_data(RunFolder(tmp_path / "run"))
     assert data["state"] == state

@@ -7,6 +7,7 @@ for anything but a file, every error on the console and every exception in the p
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -56,6 +57,14 @@ class Faults:
         page.on("pageerror", lambda error: self.note(f"exception: {error}"))
         page.on("dialog", lambda dialog: (self.note(f"dialog: {dialog.message}"), dialog.dismiss()))
         page.on("popup", lambda popup: self.note(f"popup: {popup.url}"))
+
+
+def wait_until(page: Any, expression: str, seconds: float = PATIENCE_MS / 1000) -> None:
+    """Wait until a JavaScript expression is true in the page; Playwright's own way needs ``eval``, which the pages' policy forbids."""
+    until = time.monotonic() + seconds
+    while not page.evaluate(expression):
+        assert time.monotonic() < until, f"still not so after {seconds:g} seconds: {expression}"
+        page.wait_for_timeout(50)
 
 
 @pytest.fixture(scope="session")

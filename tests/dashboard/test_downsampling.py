@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import random
 
@@ -37,7 +38,7 @@ def test_a_short_curve_stays_as_it_is(values: list[float]) -> None:
 def test_every_point_is_one_that_was_given_and_there_are_few(values: list[float]) -> None:
     points = grown(values).points()
     assert len(points) <= LIMIT
-    assert all(one[0] < other[0] for one, other in zip(points, points[1:], strict=False))
+    assert all(one[0] < other[0] for one, other in itertools.pairwise(points))
     assert all(same(value, values[step]) for step, value in points)
 
 

@@ -398,7 +398,7 @@
         hovermode: "x unified",
         hoverdistance: 24,
         hoverlabel: { bgcolor: M.colour("card"), bordercolor: line, font: { family, size: 12, color: M.colour("ink") } },
-        xaxis: { ...axis, range, showgrid: false, showline: true, ticks: "outside", ticklen: 4, tickcolor: line, nticks: 7, hoverformat: view.axis === "time" ? ".1f" : ",.0f", tickformat: view.axis === "tokens" ? "~s" : view.axis === "step" && range[1] < 100000 ? "," : "~s", title: { text: axisTitle(), standoff: 4, font: { size: 11, color: M.colour("faint") } } },
+        xaxis: { ...axis, range, showgrid: false, showline: true, ticks: "outside", ticklen: 4, tickcolor: line, nticks: 7, hoverformat: view.axis === "time" ? ".1f" : ",.0f", tickformat: view.axis === "tokens" ? "~s" : view.axis === "step" && range[1] < 100000 ? "," : "~s", title: { text: axisTitle(), standoff: 4, font: { size: 11, color: quiet } } },
         yaxis: { ...axis, type: this.usesLog() ? "log" : "linear", ...(vertical ? { range: vertical } : {}), fixedrange: true, nticks: 6, ...(this.spec.unit === "share" ? { tickformat: ".2~%" } : this.usesLog() ? { dtick: vertical && vertical[1] - vertical[0] > 3 ? 1 : "D2" } : { tickformat: "~s" }), ...(this.spec.unit !== "share" && !this.usesLog() ? tickFormat(vertical) : {}) },
         yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
         shapes: this.shapes(),
