@@ -59,7 +59,7 @@ class Plan:
 
     Args:
         every: steps between two of a kind, such as ``{"validation": 150}``; epochs times steps of an epoch, where epochs are counted.
-        at_end: how many of a kind follow the last step.
+        at_end: how many of a kind follow the last step; 2.5 for one that takes two and a half times as long as those before.
         guesses: how many steps' time one of a kind may take, for as long as none was seen.
         limit_seconds: after so many the training ends wherever it is; what comes at the end follows.
 
@@ -68,7 +68,7 @@ class Plan:
     """
 
     every: Mapping[str, float] = field(default_factory=dict)
-    at_end: Mapping[str, int] = field(default_factory=dict)
+    at_end: Mapping[str, float] = field(default_factory=dict)
     guesses: Mapping[str, float] = field(default_factory=dict)
     limit_seconds: float | None = None
 
@@ -231,8 +231,9 @@ class Eta:
         plan = plan or Plan()
         known = total is not None and math.isfinite(total)
         last_step = int(total) if total is not None and known else step
-        end = self._end(plan, running if step >= last_step else None)
-        training = self._training(step, last_step, plan, running) if known else None
+        ending = running is not None and step >= last_step and running[0] in plan.at_end
+        end = self._end(plan, running if ending else None)
+        training = self._training(step, last_step, plan, None if ending else running) if known else None
         if training is None and plan.limit_seconds is None:
             return None
         limit = math.inf if plan.limit_seconds is None else max(plan.limit_seconds, 0.0)
@@ -263,8 +264,9 @@ class Eta:
     def _end(self, plan: Plan, running: tuple[str, float] | None) -> _Span:
         end = _Span()
         for kind, count in plan.at_end.items():
-            begun = running is not None and running[0] == kind
-            end += self._pauses(kind, max(count - begun, 0), plan)
+            one = self._pauses(kind, count, plan)
+            spent = running[1] if running is not None and running[0] == kind else 0.0
+            end += _Span(max(one.seconds - spent, 0.0), one.variance)
         return end
 
     def _pauses(self, kind: str, count: float, plan: Plan) -> _Span:

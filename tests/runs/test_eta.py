@@ -153,6 +153,9 @@ def test_what_is_running_counts_down() -> None:
     eta.tell("sampling", 8.0)
     end = Plan(every={"sampling": 1e9}, at_end={"sampling": 1})
     assert left(eta, 150, 150, end, ("sampling", 2.0)).seconds == pytest.approx(6)
+    longer = Plan(every={"sampling": 1e9}, at_end={"sampling": 2.5})
+    assert left(eta, 150, 150, longer).seconds == pytest.approx(20)
+    assert left(eta, 150, 150, longer, ("sampling", 12.0)).seconds == pytest.approx(8)
 
 
 def test_what_was_never_seen_may_be_guessed() -> None:

@@ -73,6 +73,20 @@ def test_a_person_sees_one_line_and_above_it_whatever_else_was_written(script: l
     assert written.count("\033[?25l") == written.count("\033[?25h"), "the cursor is given back"
 
 
+def test_a_terminal_that_changes_its_width_is_followed(repository: Path) -> None:
+    resizes = (
+        "import fcntl, struct, termios\nfrom musictrain.speed.live_line import *\n"
+        "d = new_display(lambda: Standing(3, 9, 2, values={'loss': 1.0, 'val_loss': 2.0}))\n"
+        "for columns in (100, 30, 60):\n"
+        "    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack('HHHH', 24, columns, 0, 0))\n    print('now', columns)\n    d.redraw()\n"
+        "d.close()\n"
+    )
+    written = written_on_a_terminal([sys.executable, "-c", resizes], 100, {"PYTHONPATH": str(repository)})
+    parts = re.split(r"now \d+", written)[1:]
+    lengths = [max(len(re.sub(r"\033\[[\d;?]*\w", "", line)) for line in re.split(r"[\r\n]+", part)) for part in parts]
+    assert lengths[1] <= 30 < lengths[2] < 60 < lengths[0] < 100
+
+
 def test_no_colour_where_none_is_wanted(script: list[str], repository: Path) -> None:
     colour = re.compile(r"\033\[[\d;]*3[0-7]m")
     assert colour.search(written_on_a_terminal(script, 100, {"PYTHONPATH": str(repository)}))
