@@ -35,6 +35,7 @@ from musictrain.listening.time_budget import TimeBudget
 from musictrain.notes import Notes
 from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert
+from musictrain.runs.eta import Plan
 from musictrain.speed import phase
 
 log = logging.getLogger(__name__)
@@ -136,6 +137,12 @@ class WriteSamples(Callback):
         self._validations = int(state_dict["validations"])
         if "budget" in state_dict:
             self._budget.load(state_dict["budget"])
+
+    def pauses(self, validation_every: float | None) -> Plan:
+        """For the time left of a run: the samples of its end, which take so many times as long as those between."""
+        between = (self.num_between + self.continuations) * self.beats_between
+        at_end = (self.num + self.continuations) * self.beats
+        return Plan(at_end={"sampling": at_end / between if between else 1.0})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The time of the fit begins."""

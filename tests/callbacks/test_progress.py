@@ -15,7 +15,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 from lightning.pytorch.demos.boring_classes import BoringModel
 
-from musictrain.callbacks import PlainProgress, ProgressLine
+from musictrain.callbacks import PlainProgress, ProgressLine, WriteSamples
 from musictrain.runs.eta import Eta
 from musictrain.speed.phases import phase
 from tests.speed.screen import screen_of, written_on_a_terminal
@@ -142,6 +142,12 @@ def test_the_estimate_of_another_callback_is_used_and_not_kept_twice(tmp_path: P
     assert "2 h 0 min left" in stream.getvalue().splitlines()[0]
     assert list(progress.state_dict()) == ["elapsed_seconds"]
     assert recorder.eta.state_dict()["steps"] == 20
+
+
+def test_samples_of_the_end_take_longer_than_those_between() -> None:
+    samples = WriteSamples(num=4, num_between=1, continuations=2, beats=64, beats_between=32)
+    assert samples.pauses(None).at_end == {"sampling": 4.0}
+    assert WriteSamples(num=0, continuations=0).pauses(100).at_end == {"sampling": 1.0}
 
 
 def test_every_save_is_known_as_one(tmp_path: Path) -> None:
