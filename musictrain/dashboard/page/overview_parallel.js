@@ -10,6 +10,7 @@
   const MOST_AXES = 7;
   const LOG_FROM = 50; // a range that spans so much is drawn by its logarithm
   const GONE = 18; // where runs without the value pass, below the axis
+  const AT_THE_END = 0.02; // so near to an end of an axis, the end is meant
   const CLASS_PATH = /^[A-Za-z_]\w*(\.[A-Za-z_]\w*)+$/;
   const SCALES = {
     light: ["#2b3f9e", "#1f7fb8", "#23a487", "#8dbf3f", "#e3a32c"],
@@ -180,7 +181,8 @@
   function listen(strip, axis) {
     const shareAt = (event) => {
       const box = strip.getBoundingClientRect();
-      return Math.min(Math.max(1 - (event.clientY - box.top) / box.height, 0), 1);
+      const share = 1 - (event.clientY - box.top) / box.height;
+      return share < AT_THE_END ? 0 : share > 1 - AT_THE_END ? 1 : share;
     };
     let from = null;
     strip.addEventListener("pointerdown", (event) => {
