@@ -22,7 +22,7 @@ from musictrain.cli.run_defaults import Announcement, default_callbacks, loggers
 from musictrain.cli.spread_trainer import SpreadTrainer, settle_device
 from musictrain.data.accumulation import AccumulationRule
 from musictrain.runs import RunFolder
-from musictrain.runs.secrets import check_nothing_is_hidden, hidden_config, remember_command
+from musictrain.runs.secrets import check_nothing_is_hidden, hidden_config, remember_command, remember_config
 from musictrain.runs.train_log import TrainLog
 
 DEFAULT_SEED = 1
@@ -130,6 +130,7 @@ class MusicCLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Note a vocabulary set by hand; let the seed of everything be the data's, unless that has one of its own; know what is secret."""
         remember_command(self._arguments)
+        remember_config(self.settings.as_dict())
         check_nothing_is_hidden(self.settings.as_dict())
         self._given_vocab_size = self.settings.get(VOCAB_SIZE, UNSET)
         data = self.settings.get("data.init_args")
