@@ -27,7 +27,7 @@ def compare_command(options: argparse.Namespace, index: RunIndex) -> int:
     runs = list(dict.fromkeys(find_run(text, options.runs) for text in options.run))
     if len(runs) < 2:
         raise UsageError(f"runs compare needs two different runs, got only {runs[0].name}.")
-    outside = [run for run in runs if run.path.parent != index.runs_dir.resolve()]
+    outside = [run for run in runs if not index.holds(run)]
     if outside:
         raise UsageError(f"{outside[0].path} is not in {options.runs}. Compare runs of one folder, named with --runs.")
     settings = settings_of(index, runs, everything=options.all)

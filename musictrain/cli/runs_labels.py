@@ -55,7 +55,7 @@ def changed(run: RunFolder, change: Any) -> Labels:
 
 def told(options: argparse.Namespace, index: RunIndex, run: RunFolder, labels: Labels) -> int:
     """Say what a run's labels are now."""
-    if run.path.parent == index.runs_dir.resolve():
+    if index.holds(run):
         index.refresh([run.name])
     if options.json:
         print(json.dumps({"run": run.name, **asdict(labels)}))

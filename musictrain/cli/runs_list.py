@@ -13,11 +13,16 @@ from musictrain.cli.runs_query import ALIASES, HIDDEN, TIMES, Row, Runs, parse_c
 from musictrain.cli.runs_texts import duration, figure, inert, moment, progress, table
 from musictrain.runs.index import RunIndex
 from musictrain.runs.index_sql import QueryError
+from musictrain.runs.status import ACTIVE
 from musictrain.runs.summary import shown
 from musictrain.suggestions import did_you_mean
 
 DEFAULT_COLUMNS = ("run", "state", "progress", "best", "at", "elapsed", "started", "tags")
-COMPOSED = {"progress": lambda row: progress(row["step"], row["total"]), "elapsed": lambda row: duration(row["elapsed_seconds"])}
+COMPOSED = {
+    "progress": lambda row: progress(row["step"], row["total"]),
+    "elapsed": lambda row: duration(row["elapsed_seconds"]),
+    "left": lambda row: duration(row["left_seconds"]) if row["state"] in ACTIVE else "",
+}
 LONGEST_CELL = 60
 
 
@@ -30,6 +35,8 @@ def list_command(options: argparse.Namespace, index: RunIndex) -> int:
     num = len(rows)
     rows = rows[: options.limit]
     columns = columns_of(options.columns)
+    if options.columns is None and any(COMPOSED["left"](row) for row in rows):
+        columns = (*columns[:3], "left", *columns[3:])
     if options.json:
         print(json.dumps(as_records(runs, rows) if options.columns is None else picked(runs, rows, columns), indent=1))
         return FINISHED
@@ -104,7 +111,7 @@ def _numeric(cells: Sequence[str]) -> bool:
 
 def picked(runs: Runs, rows: Sequence[Row], columns: Sequence[str]) -> list[dict[str, Any]]:
     """The values of some columns, for programs."""
-    fields = {column: runs.value({"progress": "step"}.get(column, column)) for column in columns}
+    fields = {column: runs.value({"progress": "step", "left": "left_seconds"}.get(column, column)) for column in columns}
     return [{column: finite(value_of(row)) for column, value_of in fields.items()} for row in rows]
 
 

@@ -8,11 +8,12 @@ from collections.abc import Sequence
 from typing import Any
 
 from musictrain.checkpoints.catalog import Version, best_versions, list_versions
-from musictrain.cli.exits import FINISHED
+from musictrain.cli.exits import FINISHED, CommandError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.runs_compare import metrics_of
 from musictrain.cli.runs_list import as_record, finite
 from musictrain.cli.runs_texts import duration, figure, in_colour, inert, moment, progress, table
+from musictrain.dashboard.settings import read_config
 from musictrain.runs import find_run
 from musictrain.runs.folder import BEST_METRIC, RunFolder
 from musictrain.runs.index import RunIndex
@@ -30,15 +31,17 @@ PAGES = ("dashboard.html", "report.html", "curves.png", "config.yaml", "train.lo
 def show_command(options: argparse.Namespace, index: RunIndex) -> int:
     """One run in full."""
     run = find_run(options.run, options.runs)
-    if run.path.parent == index.runs_dir.resolve():
+    if index.holds(run):
         return _show(options, index, run)
-    with RunIndex(run.path.parent) as other:  # a run of another folder, named by its path
+    with RunIndex(run.path.parent, read_config) as other:  # a run of another folder, named by its path
         other.refresh([run.name])
         return _show(options, other, run)
 
 
 def _show(options: argparse.Namespace, index: RunIndex, run: RunFolder) -> int:
-    row = index.select("SELECT * FROM runs WHERE name = ?", (run.name,))[0]
+    row = next(iter(index.select("SELECT * FROM runs WHERE name = ?", (run.name,))), None)
+    if row is None:
+        raise CommandError(f"{run.path} could not be read into the index; what is wrong was said above.")
     tags = [each["tag"] for each in index.select("SELECT tag FROM tags WHERE run = ? ORDER BY tag", (run.name,))]
     record = as_record(row, tags)
     metrics = {key: each[0] for key, each in metrics_of(index, [run]).items()}
@@ -146,7 +149,7 @@ def stored(run: RunFolder, versions: Sequence[Version]) -> Facts:
     return [
         ("versions", ", ".join(words)),
         ("samples", f"{len(samples):,}, last {inert(samples[-1])}" if samples else ""),
-        ("folder", inert(shown(run.path))),
+        ("folder", inert(shown(run.path.resolve()))),
         ("files", ", ".join(name for name in PAGES if (run.path / name).exists())),
     ]
 
@@ -164,7 +167,7 @@ def _at(extent: dict[str, Any], what: str) -> str:
 def next_commands(run: RunFolder, record: dict[str, Any], versions: Sequence[Version]) -> Facts:
     """What to type next, by the state of the run."""
     name = "-".join(run.name.split("-")[-2:])
-    where = "" if run.path.parent == default_runs_dir().resolve() else f" --runs {shown(run.path.parent)}"
+    where = "" if run.path.parent.resolve() == default_runs_dir().resolve() else f" --runs {shown(run.path.parent.resolve())}"
     facts: Facts = []
     if record["state"] in ACTIVE:
         facts.append(("watch it", f"musictrain watch {name}{where}"))

@@ -55,7 +55,7 @@ class RunIndex:
         tell: Callable[[str], None] | None = None,
         wait_seconds: float = LOOKING_SECONDS,
     ) -> None:
-        self.runs_dir = Path(runs_dir)
+        self.runs_dir = Path(runs_dir).resolve()
         self._read_config, self._wait_seconds = read_config, wait_seconds
         self._tell = tell or log.info
         self.in_memory = False
@@ -142,6 +142,7 @@ class RunIndex:
         gone = known.keys() - folders.keys()
         if gone:
             self._connection.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in gone])
+        self._update_paths()
         self._update_states()
         return [name for name, _ in stale]
 
@@ -168,6 +169,12 @@ class RunIndex:
     def _extents(self, row: dict[str, Any]) -> dict[str, Extent]:
         rows = self._connection.execute("SELECT * FROM metric_values WHERE run_id = ?", (row.get("id", -1),))
         return {each["key"]: extent_of_row(each) for each in rows}
+
+    def _update_paths(self) -> None:
+        """A folder of runs may have been moved as a whole, with its index."""
+        root = (f"{self.runs_dir}{os.sep}",)
+        if self._connection.execute("SELECT 1 FROM runs WHERE path != ? || name LIMIT 1", root).fetchone():
+            self._connection.execute("UPDATE runs SET path = ? || name", root)
 
     def _update_states(self) -> None:
         """Runs that say they go on may have died meanwhile: nobody wrote that down."""
@@ -215,6 +222,10 @@ class RunIndex:
             QueryError: if it cannot be answered.
         """
         return ask_connection(self._connection, query) if self.in_memory else ask(self.path, query)
+
+    def holds(self, run: RunFolder) -> bool:
+        """Whether a run lies in the folder of this index."""
+        return run.path.parent.resolve() == self.runs_dir
 
     def children_of(self, name: str) -> list[dict[str, Any]]:
         """The runs that came from one: ``run``, ``relation``, ``version`` and ``step``."""

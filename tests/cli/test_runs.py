@@ -230,6 +230,29 @@ def test_a_run_of_another_folder_is_shown_by_its_path(capsys: Any, runs: Path, t
     assert typed(capsys, tmp_path / "elsewhere", "show", runs / OLD).startswith(f"{OLD}  finished\n")
 
 
+def test_runs_are_found_where_one_stands(capsys: Any, runs: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(runs.parent)
+    for words in (["show", "latest"], ["compare", "calm-fugue", "runs/" + NEW], ["tag", "calm-fugue", "x"], ["list", "--tag", "x"]):
+        status, out, err = type_command(capsys, "runs", *words)
+        assert (status, err) == (0, "")
+        assert OLD in out or words[0] == "show"
+    assert "musictrain resume calm-fugue --trainer.max_steps 60\n" in type_command(capsys, "runs", "show", "calm-fugue")[1]
+
+
+def test_a_folder_of_runs_can_be_moved_with_its_index(capsys: Any, runs: Path) -> None:
+    typed(capsys, runs)
+    moved = runs.rename(runs.with_name("moved"))
+    assert json.loads(typed(capsys, moved, "best", "--json"))["ranking"][0]["path"] == str(moved / OLD)
+
+
+def test_the_time_left_is_listed_while_runs_go_on(capsys: Any, runs: Path) -> None:
+    assert "left" not in typed(capsys, runs).splitlines()[0].split()
+    write_run(runs, "going", state="training", step=5, total=10, updated=1e12, left_seconds=90.0)
+    heads, line, _ = typed(capsys, runs, "list", "--name", "going").splitlines()
+    assert "  left  " in heads
+    assert "  1 min 30 s  " in line
+
+
 def test_compare_tells_the_settings_that_differ_and_the_metrics(capsys: Any, runs: Path) -> None:
     told = json.loads(typed(capsys, runs, "compare", "calm-fugue", "brisk-gigue", "warm-canon", "--json"))
     optimizer = "model.init_args.optimizer.init_args"
