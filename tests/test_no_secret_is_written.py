@@ -179,8 +179,8 @@ def test_a_run_with_everything_on_writes_no_secret_down(tmp_path: Path, monkeypa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("tracker", ["TensorBoard", "WandB"])
-def test_trackers_are_told_no_secret(tracker: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("tracker", "file"), [("TensorBoard", "*.tfevents.*"), ("WandB", "*.wandb")])
+def test_trackers_are_told_no_secret(tracker: str, file: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if tracker == "WandB":
         pytest.importorskip("wandb")
     place = Place(tmp_path, monkeypatch)
@@ -190,6 +190,7 @@ def test_trackers_are_told_no_secret(tracker: str, tmp_path: Path, monkeypatch: 
     crashed = place.type("fit", "--config", place.config)
     assert crashed.returncode == 1, crashed.stderr
     assert "RuntimeError" in crashed.stderr
+    assert [path for path in place.folder.rglob(file) if path.stat().st_size > 0]
     assert place.leaks() == []
 
 

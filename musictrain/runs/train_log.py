@@ -22,6 +22,7 @@ from musictrain.runs.repeats import Repeats
 # Their records never reach the root logger: each keeps its own to itself, some only once they are imported.
 PROUD_LOGGERS = ("lightning", "lightning.pytorch", "lightning.fabric")
 TALKATIVE = ("torch", "wandb")
+NEWS_FOR_PROGRAMMERS = (DeprecationWarning, PendingDeprecationWarning, FutureWarning)
 
 
 class TrainLog(logging.Handler):
@@ -184,9 +185,9 @@ class TrainLog(logging.Handler):
         file: TextIO | None = None,
         line: str | None = None,
     ) -> None:
-        """What Python calls for each warning: hear it, and let whoever heard it before hear it too."""
+        """What Python calls for each warning: hear it, unless it is for programmers, and let whoever heard it before hear it too."""
         before = self._told_before or warnings._showwarning_orig  # type: ignore[attr-defined]
-        if file is None:
+        if file is None and not issubclass(category, NEWS_FOR_PROGRAMMERS):
             text = f"{filename}:{lineno}: {category.__name__}: {message}"
             self.handle(logging.LogRecord("py.warnings", logging.WARNING, filename, lineno, "%s", (text,), None))
         before(message, category, filename, lineno, file, line)

@@ -213,6 +213,7 @@ def test_python_warnings_come_in_by_every_way_and_still_reach_whoever_heard_them
         log.listen()
         log.open(tmp_path / "train.log", events=tmp_path / "events.jsonl")
         warnings.warn("the batch is too small", UserWarning, stacklevel=1)
+        warnings.warn("use another name", FutureWarning, stacklevel=1)
         logging.captureWarnings(True)
         warnings.warn_explicit("old\nstyle", DeprecationWarning, "lib/site-packages/torch/optim/adam.py", 12)
         logging.captureWarnings(False)
@@ -221,7 +222,7 @@ def test_python_warnings_come_in_by_every_way_and_still_reach_whoever_heard_them
     first, second = [event["message"] for event in events(log)]
     assert first.startswith("UserWarning: the batch is too small (")
     assert second == "DeprecationWarning: old\nstyle (torch/optim/adam.py:12)"
-    assert heard == ["the batch is too small"]
+    assert heard == ["the batch is too small", "use another name"]
 
 
 @pytest.mark.parametrize("name", ["lightning.pytorch.utilities", "lightning.fabric", "lightning", "torch._dynamo.some", "wandb", "other"])
