@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import atexit
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 REST = 100  # times what the last drawing took
 RECORDERS = {"RunRecorder", "RunLogger"}
 LAST_WORD_SECONDS = 5.0
+# Megabytes of metrics in one go: a long run that was resumed is read in portions, so that training never feels it.
+PORTION = 4
 
 
 class LivePage(Callback):
@@ -118,15 +121,15 @@ class Painter:
         self._try(lambda: write_page(self.run))
         while not self._ending.is_set():
             began = time.perf_counter()
-            self._try(self._write_data)
+            self._try(lambda: self._write_data(PORTION))
             self._ending.wait(max(self._every_seconds, REST * (time.perf_counter() - began)))
         self._wait_for_last_word()
         self._try(self._write_data)
         if self._curves:
             self._try(lambda: write_curves(self.run))
 
-    def _write_data(self) -> None:
-        write_data(self.run, self._data.read())
+    def _write_data(self, most_blocks: float = math.inf) -> None:
+        write_data(self.run, self._data.read(most_blocks))
 
     def _wait_for_last_word(self) -> None:
         until = time.monotonic() + LAST_WORD_SECONDS

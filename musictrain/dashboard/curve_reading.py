@@ -58,14 +58,23 @@ class CurveReader:
         """How many further keys there were."""
         return len(self._dropped)
 
-    def read(self) -> None:
-        """Take in what has been written since the last time."""
+    def read(self, most_blocks: float = math.inf) -> bool:
+        """Take in what has been written since the last time; whether that was all of it.
+
+        Args:
+            most_blocks: megabytes after which to stop, to go on at the next call.
+        """
+        blocks = 0
         while rows := self._reader.read_new(BLOCK_BYTES):
             if self._reader.restarts != self._restarts:
                 self._restarts = self._reader.restarts
                 self._forget()
             for row in rows:
                 self._begin(row) if is_marker(row) else self._add(row)
+            blocks += 1
+            if blocks >= most_blocks:
+                return False
+        return True
 
     def _begin(self, marker: Mapping[str, Any]) -> None:
         from_step = int(marker["from_step"])

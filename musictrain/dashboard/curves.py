@@ -44,9 +44,10 @@ def picture(title: str, charts: list[Chart], points: dict[str, list[Point]]) -> 
     # Imported here: a second that nobody should wait for who does not draw. No pyplot, which keeps figures and is not for threads.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows, columns = (len(charts) + 1) // 2, min(len(charts), 2)
-    figure = Figure(figsize=(6.2 * columns, 3.1 * rows + 0.4), dpi=110, facecolor="white", layout="constrained")
+    figure = Figure(figsize=(6.2 * columns, 3.1 * rows + 0.4), dpi=110, facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
     FigureCanvasAgg(figure)
     # A name is a name: no "$" in it is read as mathematics.
     figure.suptitle(clean(title, 110), fontsize=11, color=INK, parse_math=False)
@@ -62,7 +63,18 @@ def _draw(axes: Any, chart: Chart, points: dict[str, list[Point]]) -> None:
         steps = [step for step, _ in points[key]]
         values = [value if math.isfinite(value) else math.nan for _, value in points[key]]
         few = ".-" if len(steps) <= 60 else "-"
-        axes.plot(steps, values, few, linewidth=1.3, markersize=4, color=COLOURS.get(label), label=clean(label, 40))
+        axes.plot(
+            steps,
+            values,
+            few,
+            linewidth=1.3,
+            markersize=4,
+            color=COLOURS.get(label, COLOURS["train"] if len(chart.curves) == 1 else None),
+            label=clean(label, 40),
+        )
+    last = max((points[key][-1][0] for key, _ in chart.curves if points[key]), default=1)
+    first = min((points[key][0][0] for key, _ in chart.curves if points[key]), default=0)
+    axes.set_xlim(first if first > last / 2 else 0, max(last, first + 1) * 1.01)
     axes.set_title(chart.title, fontsize=10, color=INK, loc="left", parse_math=False)
     axes.set_xlabel("optimizer steps", fontsize=8.5, color=QUIET)
     axes.tick_params(labelsize=8.5, colors=QUIET)

@@ -58,14 +58,18 @@ class PageData:
         self._events = EventReader(run)
         self._settings = Settings(run)
 
-    def read(self) -> dict[str, Any]:
+    def read(self, most_blocks: float = math.inf) -> dict[str, Any]:
         """The dictionary; its ``schema`` counts up whenever its form changes.
 
         Nothing here fails for what a run lacks: that part is then empty.
+
+        Args:
+            most_blocks: megabytes of metrics to read now; the rest at the next calls, and ``left_out`` says so until then.
         """
-        self._curves.read()
-        self._events.read()
         left_out: list[str] = []
+        if not self._curves.read(most_blocks):
+            left_out.append(f"curves after step {self._curves.last_step:,}, which are still being read")
+        self._events.read()
         told = {
             "schema": SCHEMA,
             "written": round(time.time(), 3),

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from musictrain.dashboard import curve_reading
 from musictrain.dashboard.page_data import PageData
 from musictrain.dashboard.page_files import script_json
 from musictrain.runs.folder import RunFolder
@@ -77,6 +78,18 @@ def test_reading_on_is_the_same_as_reading_anew(tmp_path: Path) -> None:
         told = growing.read()
     assert told["curves"] == PageData(run).read()["curves"]
     assert told["axes"] == PageData(run).read()["axes"]
+
+
+def test_a_long_run_can_be_read_in_portions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(curve_reading, "BLOCK_BYTES", 2_000)
+    run = make_run(tmp_path / "run")
+    growing = PageData(run)
+    first = growing.read(most_blocks=1)
+    assert 0 < len(first["curves"][0]["steps"].split(",")) < 100
+    assert "still being read" in first["left_out"][0]
+    told = growing.read()
+    assert told["left_out"] == []
+    assert told["curves"] == PageData(run).read()["curves"]
 
 
 def test_a_file_that_became_another_is_read_from_its_beginning(tmp_path: Path) -> None:

@@ -47,7 +47,7 @@ window.musictrain = window.musictrain || {};
     if (number === 0) return "0";
     const size = Math.abs(number);
     if (size >= 1000) return Math.round(number).toLocaleString("en-US");
-    if (size < 0.001) return number.toExponential(2).replace("e-", "e−").replace("e+", "e");
+    if (size < 0.001) return Number(number.toPrecision(3)).toExponential().replace(/-/g, "−");
     return String(Number(number.toPrecision(digits))).replace("-", "−");
   };
 

@@ -11,7 +11,7 @@
     light: ["#7ea6d9", "#4f7fc0", "#2f5a96", "#d9772f", "#e3b04b", "#8fbf9f", "#b58fc4", "#b9b4a8", "#dedad1"],
     dark: ["#86aee0", "#5c8bcb", "#3d659f", "#e08a4c", "#d9b25e", "#7fb493", "#a887b8", "#77736b", "#45443f"],
   };
-  const FEW_POINTS = 70; // up to so many, each point gets a dot
+  const FEW_POINTS = 45; // up to so many, each point gets a dot
   const FIRST_CHARTS = 12;
   const NEAR = "400px";
 
@@ -110,6 +110,12 @@
     return "optimizer steps";
   }
 
+  function hoverTitle() {
+    const title = axisTitle();
+    if (title === "optimizer steps") return "step %{x:,.0f}";
+    return title === "tokens read" ? "%{x:,.0f} tokens" : `%{x:.1f} ${title.split(" ")[0]}`;
+  }
+
   // From 0, or from the first step of a run that began late, to a little beyond the last: rounded, so that it seldom moves.
   function fullRange() {
     let first = Infinity;
@@ -129,16 +135,45 @@
 
   // ---- smoothing
 
-  // Exponential mean with the start's bias taken out; gaps stay gaps.
-  function smoothed(values, weight) {
-    let sum = 0;
-    let total = 0;
-    return values.map((value) => {
+  // How far smoothing looks to either side, in steps; the same for every curve, however often it was recorded.
+  function smoothingSteps() {
+    const [first, last] = fullRange();
+    return view.smoothing ** 2 * 0.08 * (last - first);
+  }
+
+  // Weighted straight lines around each point: nothing is delayed, and the steep beginning of a loss is not bent. Gaps stay gaps.
+  function smoothed(steps, values, width) {
+    let first = 0;
+    return values.map((value, place) => {
       if (value === null) return null;
-      sum = weight * sum + (1 - weight) * value;
-      total = weight * total + (1 - weight);
-      return sum / total;
+      const here = steps[place];
+      while (steps[first] < here - 3 * width) first += 1;
+      let [weights, x1, x2, y1, xy] = [0, 0, 0, 0, 0];
+      for (let other = first; other < steps.length && steps[other] <= here + 3 * width; other += 1) {
+        if (values[other] === null) continue;
+        const x = (steps[other] - here) / width;
+        const weight = Math.exp(-0.5 * x * x);
+        weights += weight;
+        x1 += weight * x;
+        x2 += weight * x * x;
+        y1 += weight * values[other];
+        xy += weight * x * values[other];
+      }
+      const spread = weights * x2 - x1 * x1;
+      return spread > 1e-9 * weights * weights ? (x2 * y1 - x1 * xy) / spread : y1 / weights;
     });
+  }
+
+  // Ticks of a logarithmic axis that are read as they are written: 0.5, not a small 5.
+  function logTicks([low, high]) {
+    const every = [];
+    for (let power = Math.floor(low); power <= Math.ceil(high); power += 1) {
+      for (const digit of high - low > 2.5 ? [1] : high - low > 0.8 ? [1, 2, 5] : [1, 1.5, 2, 3, 4, 5, 6, 7, 8, 9]) every.push(Number((digit * 10 ** power).toPrecision(6)));
+    }
+    const seen = every.filter((value) => Math.log10(value) >= low && Math.log10(value) <= high);
+    const step = Math.ceil(seen.length / 8);
+    const kept = seen.filter((_, place) => place % step === 0);
+    return { tickmode: "array", tickvals: kept, ticktext: kept.map((value) => M.number(value, 3)) };
   }
 
   // ---- one chart
@@ -252,7 +287,7 @@
         return;
       }
       this.drawn = signature;
-      const range = stepRange().map(xOfStep);
+      const range = this.horizontalRange();
       const traces = this.traces();
       const layout = this.layout(range, this.verticalRange(traces, range));
       const coarse = window.matchMedia("(pointer: coarse)").matches;
@@ -266,6 +301,13 @@
         this.plot.on("plotly_relayout", (event) => this.zoomed(event));
         this.plot.on("plotly_doubleclick", () => M.plot.reset());
       }
+    }
+
+    // Everything has a little air at both ends, so that a mark at the very first step is seen.
+    horizontalRange() {
+      const [from, to] = stepRange().map(xOfStep);
+      const air = view.range ? 0 : 0.01 * (to - from);
+      return [from - air, to + air];
     }
 
     zoomed(event) {
@@ -315,12 +357,20 @@
         const few = y.filter((value) => value !== null).length <= FEW_POINTS;
         if (view.smoothing > 0 && y.length > 2 && this.spec.name !== "learning rate") {
           made.push({ ...base, mode: "lines", hoverinfo: "skip", hovertemplate: undefined, opacity: 0.28, line: { color: colour, width: 1 }, faint: true });
-          made.push({ ...base, y: smoothed(y, view.smoothing), mode: "lines", line: { color: colour, width: 2.2 } });
+          made.push({ ...base, y: this.smooth(curve, y), mode: "lines", line: { color: colour, width: 2.2 } });
         } else {
           made.push({ ...base, mode: few ? "lines+markers" : "lines", marker: { size: 4.5, color: colour } });
         }
       });
       return made;
+    }
+
+    // Of a logarithmic axis in logarithms: what is seen as a straight line is smoothed as one.
+    smooth(curve, y) {
+      const log = this.usesLog();
+      const values = log ? y.map((value) => (value === null ? null : Math.log(value))) : y;
+      const made = smoothed(curve.steps, values, Math.max(smoothingSteps(), 1e-9));
+      return log ? made.map((value) => (value === null ? null : Math.exp(value))) : made;
     }
 
     // What can be seen, with a little air; values far out of a smoothed curve do not squeeze it.
@@ -357,7 +407,7 @@
       }
       const alerts = marks.alerts.slice(0, 200);
       if (alerts.length) {
-        made.push({ ...upper, name: "alert", x: alerts.map((alert) => xOfStep(alert.step)), y: alerts.map(() => 0.982), text: alerts.map((alert) => plain(alert.kind)), hovertemplate: "%{text}<extra>alert</extra>", marker: { symbol: "triangle-down", size: 8, color: alerts.map((alert) => M.colour(alert.level === "WARNING" ? "warn" : "bad")) } });
+        made.push({ ...upper, name: "alert", x: alerts.map((alert) => xOfStep(alert.step)), y: alerts.map(() => 0.982), text: alerts.map((alert) => plain(String(alert.message || alert.kind).slice(0, 90))), hovertemplate: "%{text}<extra>alert</extra>", marker: { symbol: "triangle-down", size: 8, color: alerts.map((alert) => M.colour(alert.level === "WARNING" ? "warn" : "bad")) } });
       }
       const broken = this.curves.flatMap(({ curve, label }) => curve.steps.filter((_, place) => !Number.isFinite(curve.values[place])).slice(0, 100).map((step) => [step, label]));
       if (broken.length) {
@@ -396,10 +446,10 @@
         font: { family, size: 12, color: quiet },
         showlegend: false,
         hovermode: "x unified",
-        hoverdistance: 24,
+        hoverdistance: 30,
         hoverlabel: { bgcolor: M.colour("card"), bordercolor: line, font: { family, size: 12, color: M.colour("ink") } },
-        xaxis: { ...axis, range, showgrid: false, showline: true, ticks: "outside", ticklen: 4, tickcolor: line, nticks: 7, hoverformat: view.axis === "time" ? ".1f" : ",.0f", tickformat: view.axis === "tokens" ? "~s" : view.axis === "step" && range[1] < 100000 ? "," : "~s", title: { text: axisTitle(), standoff: 4, font: { size: 11, color: quiet } } },
-        yaxis: { ...axis, type: this.usesLog() ? "log" : "linear", ...(vertical ? { range: vertical } : {}), fixedrange: true, nticks: 6, ...(this.spec.unit === "share" ? { tickformat: ".2~%" } : this.usesLog() ? { dtick: vertical && vertical[1] - vertical[0] > 3 ? 1 : "D2" } : { tickformat: "~s" }), ...(this.spec.unit !== "share" && !this.usesLog() ? tickFormat(vertical) : {}) },
+        xaxis: { ...axis, range, showgrid: false, showline: true, ticks: "outside", ticklen: 4, tickcolor: line, nticks: 7, hoverformat: view.axis === "time" ? ".1f" : ",.0f", showspikes: true, spikemode: "across", spikesnap: "data", spikethickness: 1, spikedash: "solid", spikecolor: M.colour("faint"), unifiedhovertitle: { text: hoverTitle() }, tickformat: view.axis === "tokens" ? "~s" : view.axis === "step" && range[1] < 100000 ? "," : "~s", title: { text: axisTitle(), standoff: 4, font: { size: 11, color: quiet } } },
+        yaxis: { ...axis, type: this.usesLog() ? "log" : "linear", ...(vertical ? { range: vertical } : {}), fixedrange: true, nticks: 6, ...(this.spec.unit === "share" ? { tickformat: ".2~%" } : this.usesLog() && vertical ? logTicks(vertical) : tickFormat(vertical)) },
         yaxis2: { overlaying: "y", range: [0, 1], visible: false, fixedrange: true },
         shapes: this.shapes(),
         annotations: this.annotations(),
@@ -534,6 +584,7 @@
       changed();
     },
     has: (axis) => axis === "step" || Boolean(axes[axis] && axes[axis].steps.length),
+    smoothingSteps,
     curve: (key) => curves.get(key),
     onZoom: (listener) => zoomListeners.push(listener),
     redraw: schedule,

@@ -385,8 +385,8 @@
     });
     M.byId("smoothing").addEventListener("input", (event) => {
       const smoothing = Number(event.target.value);
-      M.setText(M.byId("smoothing-value"), smoothing ? smoothing.toFixed(2) : "off");
       M.plot.set({ smoothing });
+      M.setText(M.byId("smoothing-value"), smoothing ? `± ${M.number(M.plot.smoothingSteps(), 2)} steps` : "off");
     });
     M.byId("more-alerts").addEventListener("click", () => {
       shownAlerts = shownAlerts > FIRST_ALERTS ? FIRST_ALERTS : Infinity;
