@@ -54,7 +54,7 @@ class RunRecorder(Callback):
 
     Raises:
         ValueError: for an unknown ``mode`` or a heartbeat that is not positive; at the start of a fit, if the tokenizer or the corpus is
-            not the one of the run in this folder, another process is training there, or the Trainer has two RunRecorders.
+            not the one of the run in this folder, or another process is training there.
     """
 
     def __init__(
@@ -93,8 +93,6 @@ class RunRecorder(Callback):
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._close()
-        if sum(isinstance(callback, RunRecorder) for callback in trainer.callbacks) > 1:  # type: ignore[attr-defined]
-            raise ValueError("This Trainer has two RunRecorders, which would write the same files: leave one of them out.")
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: every process makes it
         self._train_log.at(step=lambda: trainer.global_step, rank=trainer.global_rank)
         if trainer.is_global_zero:

@@ -75,7 +75,6 @@ def check_resumes(whole: tuple[str, RunFolder], version: Version, kind: str, fol
     run.metrics.write_bytes(left_of(before.metrics.read_bytes(), version, kind))
     fit(run, MODULES[name](), run.checkpoints / version.path.name)
     assert counted(run) == counted(before), (version.name, kind)
-    assert sum(map(is_marker, read_records(run.metrics))) == 1 + kind.startswith(("rows", "every", "the")), kind
     shutil.rmtree(run.path)
 
 
