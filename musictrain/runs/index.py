@@ -21,7 +21,7 @@ from typing import Any
 
 from musictrain.runs.folder import RunFolder
 from musictrain.runs.index_metrics import Extent
-from musictrain.runs.index_reading import ReadConfig, changed_files, fingerprints, makes_a_run, read_facts
+from musictrain.runs.index_reading import ReadConfig, changed_files, fingerprints, makes_a_run, metrics_bytes, read_facts
 from musictrain.runs.index_schema import ForeignIndexError, connect
 from musictrain.runs.index_sql import Answer, ask, ask_connection
 from musictrain.runs.index_writing import extent_of_row, write_facts
@@ -35,6 +35,7 @@ TRIES = 5
 LOOKING_SECONDS = 3.0
 UPDATING_SECONDS = 30.0
 MANY = 200
+MUCH = 50_000_000  # bytes of metrics: two seconds or more
 
 
 class RunIndex:
@@ -135,8 +136,9 @@ class RunIndex:
             for name, prints in folders.items()
             if name not in known or changed_files(known[name], prints, with_config=self._read_config is not None)
         ]
-        if len(stale) >= MANY:
-            self._tell(f"Indexing {len(stale):,} runs, once ...")
+        new_bytes = sum(metrics_bytes(prints) for name, prints in stale if name not in known)
+        if len(stale) >= MANY or new_bytes >= MUCH:
+            self._tell(f"Indexing {len(stale):,} run{'s' if len(stale) != 1 else ''}, once ...")
         for name, prints in stale:
             self._index(name, prints)
         gone = known.keys() - folders.keys()

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from musictrain.runs.folder import number
-from musictrain.runs.rows import BLOCK_BYTES, RowReader, is_marker, step_of, values_of
+from musictrain.runs.rows import ABOUT, BLOCK_BYTES, RowReader, is_marker, step_of
 
 CURVE_POINTS = 64
 LARGEST_STEP = 2**53
@@ -65,11 +65,12 @@ class Extent:
 
 def extent_of(series: Series) -> Extent:
     """A series in short. The first of several equal extremes counts."""
-    finite = [place for place, value in enumerate(series.values) if math.isfinite(value)]
-    low = min(finite, key=series.values.__getitem__, default=None)
-    high = max(finite, key=series.values.__getitem__, default=None)
-    steps, values = (array("d", (column[place] for place in finite)) for column in (series.steps, series.values))
-    steps, values = thinned(steps, values)
+    finite = array("d", filter(math.isfinite, series.values))
+    all_finite = len(finite) == len(series.values)
+    places = range(len(finite)) if all_finite else [place for place, value in enumerate(series.values) if math.isfinite(value)]
+    low = places[finite.index(min(finite))] if finite else None
+    high = places[finite.index(max(finite))] if finite else None
+    steps, values = thinned(array("d", series.steps if all_finite else (series.steps[place] for place in places)), finite)
     return Extent(
         last=series.values[-1],
         last_step=series.steps[-1],
@@ -103,8 +104,9 @@ def thinned(steps: array[float], values: array[float], most: int = CURVE_POINTS)
     kept = {0, num - 1}
     parts = most // 2 - 1
     for part in range(parts):
-        places = range(1 + part * (num - 2) // parts, 1 + (part + 1) * (num - 2) // parts)
-        kept.update((min(places, key=values.__getitem__), max(places, key=values.__getitem__)))
+        start, end = (1 + each * (num - 2) // parts for each in (part, part + 1))
+        window = values[start:end]
+        kept.update((start + window.index(min(window)), start + window.index(max(window))))
     chosen = sorted(kept)
     return array("d", (steps[place] for place in chosen)), array("d", (values[place] for place in chosen))
 
@@ -157,9 +159,12 @@ def collect(rows: Iterable[Mapping[str, Any]], into: dict[str, Series]) -> None:
         step = step_of(row)
         if step is None or not 0 <= step < LARGEST_STEP:
             continue
-        for key, value in values_of(row).items():
-            if _is_number(value):
-                into.setdefault(key, Series()).put(step, number(value))
+        for key, value in row.items():
+            if key in ABOUT or not (type(value) is float or _is_number(value)):
+                continue
+            if key not in into:
+                into[key] = Series()
+            into[key].put(step, value if type(value) is float else number(value))
 
 
 def _is_number(value: Any) -> bool:

@@ -64,6 +64,12 @@ def makes_a_run(prints: tuple[str, ...]) -> bool:
     return any(each != MISSING for name, each in zip(FILES, prints, strict=True) if name in THAT_MAKE_A_RUN)
 
 
+def metrics_bytes(prints: tuple[str, ...]) -> int:
+    """How large the metrics file with this fingerprint is."""
+    told = prints[FILES.index("metrics.jsonl")]
+    return 0 if told == MISSING else int(told.split(".")[1], 16)
+
+
 def changed_files(was: str, now: tuple[str, ...], *, with_config: bool) -> set[str]:
     """The names of the files that are not as they were. Without a way to read configurations, theirs is passed over."""
     before = was.split(";") if was else [""] * len(FILES)

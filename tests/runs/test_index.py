@@ -179,6 +179,15 @@ def test_without_a_reader_configurations_wait_for_somebody_who_has_one(runs_dir:
     assert row_of(runs_dir, "a-calm-fugue")["model"] == "Decoder"
 
 
+def test_what_takes_long_is_announced_once(runs_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(index_module, "MUCH", 20)
+    told: list[str] = []
+    for _ in range(2):
+        with RunIndex(runs_dir, read_json, tell=told.append) as index:
+            index.refresh()
+    assert told == ["Indexing 2 runs, once ..."]
+
+
 def test_children_are_found_by_their_parent(runs_dir: Path) -> None:
     add_parent(run_a(runs_dir), "distilled from", "b-brisk-gigue")
     with RunIndex(runs_dir) as index:
