@@ -63,7 +63,7 @@ class MeanOfValues(Metric):
     def add(self, values: ArrayLike) -> None:
         """Count the values of some pieces, (pieces, *shape); those with a nan are left out."""
         rows = np.asarray(values, np.float64).reshape(-1, *self.shape)
-        rows = rows[~np.isnan(rows.reshape(len(rows), -1)).any(axis=1)]
+        rows = rows[~np.isnan(rows).any(axis=tuple(range(1, rows.ndim)))]
         added = torch.as_tensor(rows.sum(axis=0), dtype=torch.float32, device=self.total.device)
         self.total, rounded_away = sum_and_remainder(self.total, added)
         self.remainder = self.remainder + rounded_away
