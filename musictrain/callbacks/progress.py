@@ -12,9 +12,10 @@ twice a second what was logged is read, for which a GPU is waited for.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any, TextIO
 
@@ -27,6 +28,8 @@ from musictrain.runs.standing import Standing
 from musictrain.speed.eta_clock import EtaClock, plan_of, time_limit
 from musictrain.speed.live_line import Display, check_style, new_display
 from musictrain.speed.phases import listen, phase, stop_listening
+
+log = logging.getLogger(__name__)
 
 STATES = {"step": "", "validation": "validating", "sampling": "sampling", "saving": "saving"}
 VALUES_SECONDS = 0.5
@@ -112,8 +115,8 @@ class ProgressLine(ProgressBar):
         listen(self._clock)
         self._undo = [lambda: stop_listening(self._clock), _watch_saving(trainer)]
         if self._enabled:
-            self._display = new_display(self._standing, self._stream, self.style, self.every_seconds)
             self._look(trainer)
+            self._open()
             if self._step:
                 self._show(kept=True)
         self._drawn = time.monotonic()
@@ -181,15 +184,29 @@ class ProgressLine(ProgressBar):
                 values[key] = float(value)
         self._values = values
 
+    def _open(self) -> None:
+        with self._whatever_happens():
+            self._display = new_display(self._standing, self._stream, self.style, self.every_seconds)
+
     def _show(self, kept: bool = False) -> None:
         if self._display is None:
             return
         self._drawn = time.monotonic()
         self._kept_step = self._step if kept or self._display.redraws_stay else self._kept_step
-        if kept:
-            self._display.keep()
-        else:
-            self._display.redraw()
+        with self._whatever_happens():
+            if kept:
+                self._display.keep()
+            else:
+                self._display.redraw()
+
+    @contextlib.contextmanager
+    def _whatever_happens(self) -> Iterator[None]:
+        """A terminal that is gone, a pipe that nobody reads, or letters that it does not take: training goes on without the line."""
+        try:
+            yield
+        except (OSError, ValueError) as error:
+            log.warning("The progress line cannot be shown any more, and training goes on without it: %s", error)
+            self._close()
 
     def _let_go(self) -> None:
         self._clock.stop()
@@ -200,7 +217,8 @@ class ProgressLine(ProgressBar):
     def _close(self) -> None:
         display, self._display = self._display, None
         if display is not None:
-            display.close()
+            with contextlib.suppress(OSError, ValueError):
+                display.close()
 
 
 class PlainProgress(ProgressLine):

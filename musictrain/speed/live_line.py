@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 STYLES = ("auto", "live", "notebook", "plain")
 REDRAWS_PER_SECOND = 4
 NARROWEST_BAR, WIDEST_BAR = 6, 24
+BAR, PLAIN_BAR = "━─", "#-"
 
 Look = Callable[[], "Standing | None"]
 """What there is to show now; None for nothing."""
@@ -153,6 +154,7 @@ class TerminalLine:
 
         self._look = look
         self.console = Console(file=None if redirect else out, force_terminal=True, highlight=False, markup=False, emoji=False)
+        self._signs = bar_signs(self.console.encoding)
         self._live = Live(
             console=self.console,
             get_renderable=self._render,
@@ -173,7 +175,7 @@ class TerminalLine:
         try:
             standing = self._look()
             # The last column stays free: a full line would make some terminals begin another.
-            return Text("") if standing is None else with_bar(standing, self.console.width - 1)
+            return Text("") if standing is None else with_bar(standing, self.console.width - 1, self._signs)
         except Exception:
             log.debug("The progress line could not be drawn.", exc_info=True)
             return Text("")
@@ -201,9 +203,9 @@ class TerminalLine:
     def close(self) -> None:
         """Erase the line and give the terminal back."""
         self._give_back()
-        self._live.stop()
         if self in _live:
             _live.remove(self)
+        self._live.stop()
 
 
 def lead_handlers_above(earlier: tuple[Any, Any]) -> Callable[[], None]:
@@ -241,19 +243,19 @@ def _print_past_the_line() -> None:
         setattr(sys, name, getattr(getattr(sys, name), "rich_proxied_file", getattr(sys, name)))
 
 
-def with_bar(standing: Standing, width: int) -> Any:
-    """The line in colours as rich's Text, with a bar as long as there is room for."""
+def with_bar(standing: Standing, width: int, signs: str = BAR) -> Any:
+    """The line in colours as rich's Text, with a bar of two signs as long as there is room for."""
     from rich.text import Text
 
     parts = standing.fitting(width)
     room = width - len(joined(parts)) - len(GAP)
-    bar = "" if standing.share is None or room < NARROWEST_BAR else bar_of(standing.share, min(room, WIDEST_BAR))
+    bar = "" if standing.share is None or room < NARROWEST_BAR else bar_of(standing.share, min(room, WIDEST_BAR), signs)
     text = Text(no_wrap=True, overflow="crop")
     gaps = {"bounds": " ", "end": ", "}
     for position, (name, words) in enumerate(parts.items()):
         text.append((gaps.get(name, GAP) if position else "") + words, style=STYLE_OF.get(name, ""))
         if name == "percent" and bar:
-            filled = len(bar.rstrip("─"))
+            filled = len(bar.rstrip(signs[1]))
             text.append(GAP + bar[:filled], style="green").append(bar[filled:], style="bright_black")
     return text
 
@@ -261,14 +263,23 @@ def with_bar(standing: Standing, width: int) -> Any:
 STYLE_OF = {"step": "bold", "loss": "cyan", "score": "cyan", "state": "bold yellow", "left": "green", "bounds": "bright_black"}
 
 
-def bar_of(share: float, width: int) -> str:
+def bar_of(share: float, width: int, signs: str = BAR) -> str:
     """A share in [0, 1] as a bar.
 
     >>> bar_of(0.5, 8)
     '━━━━────'
     """
     filled = int(share * width)
-    return "━" * filled + "─" * (width - filled)
+    return signs[0] * filled + signs[1] * (width - filled)
+
+
+def bar_signs(encoding: str) -> str:
+    """Two signs of a bar that can be written in this encoding."""
+    try:
+        BAR.encode(encoding)
+    except (UnicodeEncodeError, LookupError):
+        return PLAIN_BAR
+    return BAR
 
 
 class NotebookLine:

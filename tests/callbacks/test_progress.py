@@ -17,6 +17,7 @@ from lightning.pytorch.demos.boring_classes import BoringModel
 
 from musictrain.callbacks import PlainProgress, ProgressLine, WriteSamples
 from musictrain.runs.eta import Eta
+from musictrain.speed.live_line import live_console
 from musictrain.speed.phases import phase
 from tests.speed.screen import screen_of, written_on_a_terminal
 
@@ -193,6 +194,27 @@ def test_a_failure_ends_the_line(tmp_path: Path) -> None:
     elapsed = progress.state_dict()["elapsed_seconds"]
     time.sleep(0.01)
     assert (progress._display, progress.state_dict()["elapsed_seconds"]) == (None, elapsed)
+
+
+class Gone(io.StringIO):
+    """A terminal that is closed after its first line."""
+
+    def write(self, text: str) -> int:
+        if self.getvalue().count("\n"):
+            raise OSError("Input/output error")
+        return super().write(text)
+
+
+@pytest.mark.parametrize("style", ["plain", "live"])
+def test_a_terminal_that_is_gone_does_not_end_the_training(tmp_path: Path, style: str, caplog: pytest.LogCaptureFixture) -> None:
+    progress = ProgressLine(0, Gone(), style)
+    trainer = trainer_of(tmp_path, progress, max_steps=6, val_check_interval=2)
+    trainer.fit(BoringModel())
+    assert trainer.global_step == 6
+    assert live_console() is None
+    assert [record.message for record in caplog.records if "progress line" in record.message] == [
+        "The progress line cannot be shown any more, and training goes on without it: Input/output error"
+    ]
 
 
 def test_a_negative_interval_and_an_unknown_style_are_refused() -> None:

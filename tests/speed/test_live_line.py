@@ -140,6 +140,14 @@ def test_a_line_that_cannot_be_drawn_harms_nothing() -> None:
     assert "KeyError" not in stream.getvalue()
 
 
+def test_a_terminal_without_such_letters_gets_others(repository: Path) -> None:
+    shows = "from musictrain.speed.live_line import *; d = new_display(lambda: Standing(3, 9, 2)); d.close(); print('done')"
+    environment = {"PYTHONPATH": str(repository), "PYTHONIOENCODING": "latin-1"}
+    written = written_on_a_terminal([sys.executable, "-c", shows], 100, environment)
+    assert re.search(r"#{8}\S*-{16}", re.sub(r"\033\[[\d;]*m", "", written))
+    assert screen_of(written, 100)[0] == "done"
+
+
 def test_a_forked_worker_prints_past_the_line(script: list[str], tmp_path: Path, repository: Path) -> None:
     forks = (
         "import os, sys\nfrom musictrain.speed.live_line import *\n"
