@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, WRONG_USAGE, CommandError, UsageError
 from musictrain.runs import RunNotFoundError
+from musictrain.runs.secrets import hide
 from musictrain.suggestions import did_you_mean
 
 
@@ -74,10 +75,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _dispatch(words)
     except (UsageError, RunNotFoundError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide(str(error))}", file=sys.stderr)
         return WRONG_USAGE
     except CommandError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {hide(str(error))}", file=sys.stderr)
         return FAILED
     except SystemExit as stop:
         # argparse's --help ends the program; here the caller does.

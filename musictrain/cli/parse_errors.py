@@ -72,6 +72,19 @@ def find_cause(message: str) -> Cause | None:
     return None
 
 
+def innermost(message: str) -> str:
+    """What a class said when it refused to be made, out of the tree that jsonargparse puts around it; other messages stay as they are.
+
+    >>> innermost("Does not validate against any\\nErrors:\\n  - Decoder got depth=0.\\n  - Expected a <class 'NoneType'>")
+    'Decoder got depth=0.'
+    """
+    if not message.startswith(NOISE):
+        return message
+    texts = (line.strip().removeprefix("- ").strip() for line in message.splitlines())
+    spoken = (text for text in texts if text and not text.startswith((*NOISE, "Not a valid subclass")) and "NoneType" not in text)
+    return next(spoken, message)
+
+
 def _explain(cause: Cause, command: str) -> str:
     if option := NOT_ACCEPTED.search(cause.reason):
         return _not_accepted(cause, option["option"].split(".")[0], command)

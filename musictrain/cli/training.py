@@ -12,6 +12,7 @@ from musictrain.cli.checkpoint_looking import footing
 from musictrain.cli.console import program, quiet_terminal, report_failure
 from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, CommandError, UsageError
 from musictrain.cli.options import default_runs_dir
+from musictrain.cli.parse_errors import innermost
 from musictrain.cli.recipes import recipes, with_recipes
 from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, find_run
@@ -71,7 +72,7 @@ def train(command: str, words: list[str], folder: Path | None = None, callbacks:
         except BaseException as error:
             if train_log.path is None and isinstance(error, ValueError):
                 # Before a run has begun, a ValueError says that what was asked for cannot work.
-                raise UsageError(str(error)) from error
+                raise UsageError(innermost(str(error))) from error
             report_failure(error, train_log, runs_dir)
             return FAILED
     if command == "fit" and cli.trainer.is_global_zero and cli.run_logger is not None and cli.run_logger.started:

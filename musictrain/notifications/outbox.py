@@ -104,7 +104,9 @@ class Outbox:
         with self._changed:
             left = len(self._waiting) + (1 if self._busy and not self._waiting else 0)
         if thread.is_alive() or left:
-            log.warning("The mail server %s did not take the last mails within %g s.", self.settings.server(), timeout)
+            # Once is enough: if it failed, that has been said.
+            level = logging.INFO if self._failures else logging.WARNING
+            log.log(level, "The mail server %s did not take the last mails within %g s.", self.settings.server(), timeout)
         return not thread.is_alive() and not left
 
     # What the thread does.

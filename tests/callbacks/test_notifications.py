@@ -154,8 +154,8 @@ def test_a_bad_mail_server_never_touches_the_training(
         over.set()
     assert trainer.global_step == 6
     assert trainer.state.finished
-    warnings = [record.getMessage() for record in caplog.records if record.name.startswith("musictrain.") and "mail" in record.getMessage()]
-    assert 1 <= len(warnings) <= 2
+    told_of = [record for record in caplog.records if record.levelno == logging.WARNING and "mail" in record.getMessage()]
+    assert len(told_of) == 1
 
 
 def test_a_file_that_cannot_be_written_ends_nothing(tmp_path: Path) -> None:

@@ -121,3 +121,21 @@ def test_a_run_and_a_configuration_are_one_too_many(plain: Path, capsys: Any) ->
     status, _, err = type_command(capsys, "notify", "latest", "--config", plain)
     assert status == 2
     assert "name one of them" in err
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mail": {"host": "h.example.org", "to": "a@b.c", "password": "canary"}}, "error: mail.password is refused: a configuration is"),
+        ({"wait_seconds": -1}, "error: Notifications got wait_seconds=-1.0; it needs 0 or more."),
+    ],
+)
+def test_fit_refuses_the_same_in_a_line(options: dict[str, Any], message: str, config_file: Path, tmp_path: Path, capsys: Any) -> None:
+    config = yaml.safe_load(config_file.read_text())
+    config["trainer"]["callbacks"].append({"class_path": "musictrain.callbacks.Notifications", "init_args": options})
+    (tmp_path / "a.yaml").write_text(yaml.safe_dump(config))
+    status, out, err = type_command(capsys, "fit", "--config", tmp_path / "a.yaml", "--runs", tmp_path / "runs")
+    assert (status, out) == (2, "")
+    assert err.startswith(message)
+    assert len(err.splitlines()) == 1
+    assert "canary" not in err
