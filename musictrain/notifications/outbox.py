@@ -72,7 +72,7 @@ class Outbox:
         self._lost = self._failures = 0
         self._not_before = 0.0
         self._changed = threading.Condition()
-        self._closing = self._busy = False
+        self._closing = self._busy = self._warned = False
         self._thread: threading.Thread | None = None
         self._pid = os.getpid()
 
@@ -104,9 +104,7 @@ class Outbox:
         with self._changed:
             left = len(self._waiting) + (1 if self._busy and not self._waiting else 0)
         if thread.is_alive() or left:
-            # Once is enough: if it failed, that has been said.
-            level = logging.INFO if self._failures else logging.WARNING
-            log.log(level, "The mail server %s did not take the last mails within %g s.", self.settings.server(), timeout)
+            self._warn("The mail server %s did not take the last mails within %g s.", self.settings.server(), timeout)
         return not thread.is_alive() and not left
 
     # What the thread does.
@@ -159,16 +157,20 @@ class Outbox:
             return False
         if self._failures:
             log.info("Mail goes out again.")
-        self._failures = 0
+        self._failures, self._warned = 0, False
         self._limit.note(time.monotonic())
         self.sent += 1
         return True
 
     def _note_failure(self, what: str, advice: str) -> None:
         self._not_before = time.monotonic() + self._pauses[min(self._failures, len(self._pauses) - 1)]
-        if not self._failures:
-            log.warning("No mail could be sent to %s: %s %s", self.settings.server(), what, advice)
+        self._warn("No mail could be sent to %s: %s %s", self.settings.server(), what, advice)
         self._failures += 1
+
+    def _warn(self, message: str, *args: object) -> None:
+        """Once is enough, until mail goes out again."""
+        log.log(logging.INFO if self._warned else logging.WARNING, message, *args)
+        self._warned = True
 
     def _take_back(self, batch: list[Message], lost: int) -> None:
         together = [*batch, *self._waiting]
