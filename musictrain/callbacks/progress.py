@@ -39,7 +39,7 @@ class ProgressLine(ProgressBar):
     """Shows where the run stands; only the first process does.
 
     The time left comes from a callback that has an :class:`~musictrain.runs.eta.Eta` as its ``eta`` (RunRecorder), else from an own one,
-    which is part of the checkpoints. Elapsed is the training time of all attempts.
+    which is part of the checkpoints. Elapsed is the training time of all attempts, that callback's ``elapsed_seconds`` if it has any.
 
     Args:
         every_seconds: least time between two lines; None is 10 seconds, 1 in a notebook. A terminal draws four times a second.
@@ -66,6 +66,7 @@ class ProgressLine(ProgressBar):
     def _forget(self) -> None:
         self._step, self._total = 0, None  # type: tuple[int, int | None]
         self._plan, self._told = Plan(), self._clock.eta
+        self._elapsed_of: Any = self._clock
         self._values: dict[str, float] = {}
         self._drawn = self._read = self._limited = -math.inf
         self._kept_step, self._over = -1, False
@@ -107,8 +108,10 @@ class ProgressLine(ProgressBar):
         """Take the time and the number of steps in all; after a resume say at once where the run stands."""
         self._let_go()
         self._forget()
-        self._told = _eta_of_another(trainer, self) or self._clock.eta or Eta()
-        self._clock.eta = None if _eta_of_another(trainer, self) else self._told
+        keeper = _keeper_of_time(trainer, self)
+        self._told = (self._clock.eta or Eta()) if keeper is None else keeper.eta
+        self._clock.eta = self._told if keeper is None else None
+        self._elapsed_of = keeper if hasattr(keeper, "elapsed_seconds") else self._clock
         self._step, self._total = trainer.global_step, steps_of_run(trainer)
         self._plan = _plan(trainer)
         self._clock.start(trainer.global_step)
@@ -172,7 +175,7 @@ class ProgressLine(ProgressBar):
         estimate = self._told.left(self._step, self._total, self._plan, (kind, seconds)) if self._told is not None else None
         if self._over and estimate is not None and not estimate.seconds:
             estimate = None  # what follows was never seen before
-        return Standing(self._step, self._total, self._clock.elapsed_seconds, estimate, self._values, STATES[kind], time.time())
+        return Standing(self._step, self._total, self._elapsed_of.elapsed_seconds, estimate, self._values, STATES[kind], time.time())
 
     def _look(self, trainer: Trainer) -> None:
         """Read what was logged and what a Timer leaves."""
@@ -240,9 +243,10 @@ def _counts(trainer: Trainer) -> bool:
     return not trainer.sanity_checking and trainer.state.fn == "fit"
 
 
-def _eta_of_another(trainer: Trainer, me: ProgressLine) -> Eta | None:
-    found = (getattr(callback, "eta", None) for callback in trainer.callbacks if callback is not me)  # type: ignore[attr-defined]
-    return next((eta for eta in found if isinstance(eta, Eta)), None)
+def _keeper_of_time(trainer: Trainer, me: ProgressLine) -> Any:
+    """The first other callback that has an Eta, None without."""
+    others = (callback for callback in trainer.callbacks if callback is not me)  # type: ignore[attr-defined]
+    return next((other for other in others if isinstance(getattr(other, "eta", None), Eta)), None)
 
 
 def _plan(trainer: Trainer) -> Plan:

@@ -128,10 +128,10 @@ def test_elapsed_and_left_are_right_at_once_after_a_resume(tmp_path: Path) -> No
 
 
 class Recorder(Callback):
-    """Has an estimate of its own."""
+    """Has an estimate of its own, and knows of time that was lost."""
 
     def __init__(self) -> None:
-        self.eta = Eta()
+        self.eta, self.elapsed_seconds = Eta(), 7500.0
         for _ in range(20):
             self.eta.tell("step", 3600.0)
 
@@ -140,7 +140,7 @@ def test_the_estimate_of_another_callback_is_used_and_not_kept_twice(tmp_path: P
     stream = io.StringIO()
     progress = PlainProgress(0, stream)
     trainer_of(tmp_path, progress, recorder := Recorder(), max_steps=3).fit(BoringModel())
-    assert "2 h 0 min left" in stream.getvalue().splitlines()[0]
+    assert "2 h 5 min elapsed  2 h 0 min left" in stream.getvalue().splitlines()[0]
     assert list(progress.state_dict()) == ["elapsed_seconds"]
     assert recorder.eta.state_dict()["steps"] == 20
 
