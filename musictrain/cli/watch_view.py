@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Sequence
 from typing import Any
@@ -35,21 +36,31 @@ LONGEST_NAME = 24
 
 def view(watched: WatchedRun, now: float, width: int) -> list[Line]:
     """One run, in lines of at most ``width`` columns."""
-    lines = [heading(watched, now), progress_line(watched, now, width), machine_line(watched, now)]
+    lines = [heading(watched, now, width), progress_line(watched, now, width), machine_line(watched, now)]
     lines += [curve_line(watched, name, width) for name in shown_metrics(watched)]
     lines += [*ending(watched, now), *alert_lines(watched), *event_lines(watched)]
     return [cropped(line, width) for line in lines if line]
 
 
-def heading(watched: WatchedRun, now: float) -> Line:
+def heading(watched: WatchedRun, now: float, width: int) -> Line:
     """Name, state, and how old the news are."""
     status, state = watched.status, watched.state(now)
-    line = [(inert(watched.run.name), "bold"), ("  ", ""), (state, STATE_STYLES.get(state, ""))]
+    line = [(shortened(watched.run.name, width - len(state) - 2), "bold"), ("  ", ""), (state, STATE_STYLES.get(state, ""))]
     if status is None:
         return [*line, ("  no status.json: the run is older than that, or not musictrain's", "bright_black")]
     line += [(f"  attempt {status.attempt}", "")] if status.attempt > 1 else []
     age = max(now - status.updated, 0.0)
     return [*line, (f"  heard of {duration(age)} ago", "bright_black")] if status.is_active() and age >= 10 else line
+
+
+def shortened(name: str, width: int) -> str:
+    """The name of a run, without its date and then by its last two words where there is no room; each is enough to type.
+
+    >>> shortened("2026-11-22_120000-chorales-wandering-quartet", 30)
+    'chorales-wandering-quartet'
+    """
+    names = (name, re.sub(r"^\d{4}-\d\d-\d\d_\d{6}-", "", name), "-".join(name.split("-")[-2:]))
+    return inert(next((each for each in names if len(inert(each)) <= width), min(names, key=len)))
 
 
 def progress_line(watched: WatchedRun, now: float, width: int) -> Line:
@@ -162,6 +173,9 @@ def table_view(runs: Sequence[WatchedRun], now: float, width: int) -> list[Line]
     """A line for each run, as its status tells."""
     cells = [cells_of(run, now) for run in runs]
     widths = [max(len(row[column]) for row in [HEADINGS, *cells]) for column in range(len(HEADINGS))]
+    if (over := sum(widths) + 2 * len(widths) - width) > 0:
+        cells = [(shortened(run.run.name, widths[0] - over), *row[1:]) for run, row in zip(runs, cells, strict=True)]
+        widths[0] = max(len(row[0]) for row in [HEADINGS, *cells])
     lines: list[Line] = [[("  ".join(f"{word:<{size}}" for word, size in zip(HEADINGS, widths, strict=True)), "bold")]]
     for row in cells:
         styles = ["", STATE_STYLES.get(row[1], ""), *[""] * (len(row) - 2)]

@@ -17,9 +17,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musictrain.cli import watch
-from musictrain.cli.watch_view import as_text, cropped, sparkline, view
+from musictrain.cli.watch_view import as_text, cropped, sparkline, table_view, view
 from musictrain.cli.watched_run import MOST_POINTS, Curve, WatchedRun
-from musictrain.runs import RunFolder
+from musictrain.runs import RunFolder, list_runs
 from musictrain.runs.records import Records
 from musictrain.runs.status import Status, process_start
 from tests.cli.tiny import type_command
@@ -90,6 +90,8 @@ def test_no_line_is_wider_than_the_terminal(tmp_path: Path, width: int) -> None:
     run = some_run(tmp_path)
     assert max(map(len, once(run, width=width).splitlines())) <= width
     assert "step 40" in once(run, width=width)
+    name = {20: "wandering-quartet", 40: "chorales-wandering-quartet"}.get(width, run.name)
+    assert once(run, width=width).startswith(f"{name}  training"[: width - 1])
 
 
 def test_time_goes_on_between_two_heartbeats(tmp_path: Path) -> None:
@@ -243,6 +245,9 @@ def test_all_runs_in_a_table_with_those_that_go_on_first(tmp_path: Path, capsys:
     assert [(row[0][18:], row[1]) for row in rows[1:]] == [("goes-on", "training"), ("done", "finished"), ("gone", "stale")]
     assert rows[1][2:8] == ["40/100", "40", "%", "0.5", "0.25", "21,500"]
     assert rows[1][-1] == "2"
+    narrow = as_text(table_view([WatchedRun(run) for run in list_runs(tmp_path)], NOW, 60)).splitlines()
+    assert [line.split()[0] for line in narrow] == ["run", "goes-on", "gone", "done"]
+    assert max(map(len, narrow)) <= 60
 
 
 @pytest.mark.parametrize(
