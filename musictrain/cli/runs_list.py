@@ -20,7 +20,7 @@ from musictrain.suggestions import did_you_mean
 DEFAULT_COLUMNS = ("run", "state", "progress", "best", "at", "elapsed", "started", "tags")
 COMPOSED = {
     "progress": lambda row: progress(row["step"], row["total"]),
-    "elapsed": lambda row: duration(row["elapsed_seconds"]),
+    "elapsed": lambda row: duration(row["elapsed_seconds"] or None),
     "left": lambda row: duration(row["left_seconds"]) if row["state"] in ACTIVE else "",
 }
 LONGEST_CELL = 60

@@ -83,7 +83,7 @@ def standing(record: dict[str, Any]) -> Facts:
         ("advice", inert(record["advice"] or "")),
         ("progress", f"{progress(record['step'], record['total'])}{attempt}"),
         ("time left", f"{left}{ends}"),
-        ("elapsed", duration(record["elapsed_seconds"])),
+        ("elapsed", duration(record["elapsed_seconds"] or None)),
         ("started", moment(record["created"]) + (f", ended {moment(record['ended'])}" if record["ended"] else "")),
         ("last heard of", moment(record["updated"], "%Y-%m-%d %H:%M:%S") if record["state"] == STALE else ""),
         ("speed", f"{record['tokens_per_second']:,.0f} tokens/s" if record["tokens_per_second"] else ""),

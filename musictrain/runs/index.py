@@ -9,7 +9,6 @@ written, or another process holds the file for too long, the index lives in memo
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import os
 import sqlite3
@@ -21,20 +20,19 @@ from typing import Any
 
 from musictrain.runs.folder import RunFolder
 from musictrain.runs.index_metrics import Extent
-from musictrain.runs.index_reading import ReadConfig, changed_files, fingerprints, makes_a_run, metrics_bytes, read_facts
-from musictrain.runs.index_schema import ForeignIndexError, connect
+from musictrain.runs.index_opening import INDEX, copied_into_memory, inode_of, is_broken, is_unusable, open_index, set_aside
+from musictrain.runs.index_reading import ReadConfig, RunFacts, changed_files, fingerprints, makes_a_run, metrics_bytes, read_facts
 from musictrain.runs.index_sql import Answer, ask, ask_connection
 from musictrain.runs.index_writing import extent_of_row, write_facts
-from musictrain.runs.one_at_a_time import one_at_a_time
 from musictrain.runs.status import ACTIVE, Status
 
 log = logging.getLogger(__name__)
 
-INDEX = "index.sqlite"
-TRIES = 5
 LOOKING_SECONDS = 3.0
 UPDATING_SECONDS = 30.0
 MANY = 200
+MOST_AT_ONCE = 50
+LONGEST_UNWRITTEN_SECONDS = 1.0
 MUCH = 50_000_000  # bytes of metrics: two seconds or more
 
 
@@ -59,8 +57,7 @@ class RunIndex:
         self.runs_dir = Path(runs_dir).resolve()
         self._read_config, self._wait_seconds = read_config, wait_seconds
         self._tell = tell or log.info
-        self.in_memory = False
-        self._connection = self._open()
+        self._connection, self.in_memory = open_index(self.path, wait_seconds)
 
     @property
     def path(self) -> Path:
@@ -76,47 +73,6 @@ class RunIndex:
     def close(self) -> None:
         """Give the file back."""
         self._connection.close()
-
-    # Opening
-
-    def _open(self) -> sqlite3.Connection:
-        if not self.runs_dir.is_dir():
-            return self._in_memory("there is no such folder", quiet=True)
-        for _ in range(TRIES):
-            inode = _inode(self.path)
-            try:
-                return connect(self.path, self._wait_seconds)
-            except sqlite3.OperationalError as error:
-                if not _is_broken(error):
-                    return self._in_memory(str(error))
-                self._set_aside(str(error), inode)
-            except (sqlite3.DatabaseError, ForeignIndexError) as error:
-                self._set_aside(str(error), inode)
-        return self._in_memory("it is broken again and again")
-
-    def _in_memory(self, why: str, *, quiet: bool = False) -> sqlite3.Connection:
-        if not quiet:
-            log.warning("The index %s cannot be used (%s): working from memory, which is slower.", self.path, why)
-        self.in_memory = True
-        memory = connect(":memory:")
-        # What was indexed before, if it can still be read, need not be read again.
-        with contextlib.suppress(sqlite3.Error, ValueError, OSError):
-            source = sqlite3.connect(f"{self.path.resolve().as_uri()}?mode=ro", uri=True, timeout=1)
-            with contextlib.closing(source):
-                version = source.execute("PRAGMA user_version").fetchone()[0]
-                if version == memory.execute("PRAGMA user_version").fetchone()[0]:
-                    source.backup(memory)
-        return memory
-
-    def _set_aside(self, why: str, inode: int) -> None:
-        with contextlib.suppress(OSError, TimeoutError), one_at_a_time(self.path):
-            if _inode(self.path) != inode or not inode:
-                return  # somebody else has done it
-            aside = self.path.with_name(f"{INDEX}.{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}.aside")
-            self.path.rename(aside)
-            for ending in ("-journal", "-wal", "-shm"):
-                self.path.with_name(INDEX + ending).unlink(missing_ok=True)
-            log.warning("The index %s could not be used (%s). It was set aside as %s and is made again.", self.path, why, aside.name)
 
     # Refreshing
 
@@ -139,8 +95,7 @@ class RunIndex:
         new_bytes = sum(metrics_bytes(prints) for name, prints in stale if name not in known)
         if len(stale) >= MANY or new_bytes >= MUCH:
             self._tell(f"Indexing {len(stale):,} run{'s' if len(stale) != 1 else ''}, once ...")
-        for name, prints in stale:
-            self._index(name, prints)
+        self._index(stale)
         gone = known.keys() - folders.keys()
         if gone:
             self._connection.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in gone])
@@ -158,15 +113,26 @@ class RunIndex:
         row = self._connection.execute("SELECT * FROM runs WHERE name = ?", (name,)).fetchone()
         return {} if row is None else dict(row)
 
-    def _index(self, name: str, prints: tuple[str, ...]) -> None:
+    def _index(self, stale: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+        # Several runs a transaction, since each waits for the disk; but soon, so that what was read is not lost with this process.
+        read: list[RunFacts] = []
+        began = time.monotonic()
+        for name, prints in stale:
+            if (facts := self._read(name, prints)) is not None:
+                read.append(facts)
+            if len(read) >= MOST_AT_ONCE or time.monotonic() - began > LONGEST_UNWRITTEN_SECONDS:
+                write_facts(self._connection, read)
+                read, began = [], time.monotonic()
+        write_facts(self._connection, read)
+
+    def _read(self, name: str, prints: tuple[str, ...]) -> RunFacts | None:
         was = self._row(name)
         run = RunFolder(self.runs_dir / name)
         try:
-            facts = read_facts(run, prints, was, lambda: self._extents(was), self._read_config)
+            return read_facts(run, prints, was, lambda: self._extents(was), self._read_config)
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             log.warning("Run %r could not be read and is left out of the index: %s", name, error)
-            return
-        write_facts(self._connection, facts)
+            return None
 
     def _extents(self, row: dict[str, Any]) -> dict[str, Extent]:
         rows = self._connection.execute("SELECT * FROM metric_values WHERE run_id = ?", (row.get("id", -1),))
@@ -198,15 +164,15 @@ class RunIndex:
         try:
             return act()
         except sqlite3.DatabaseError as error:
-            if self.in_memory or not (_is_broken(error) or _is_unusable(error)):
+            if self.in_memory or not (is_broken(error) or is_unusable(error)):
                 raise
-            inode = _inode(self.path)
+            inode = inode_of(self.path)
             self._connection.close()
-            if _is_broken(error):
-                self._set_aside(str(error), inode)
-                self._connection = self._open()
+            if is_broken(error):
+                set_aside(self.path, str(error), inode)
+                self._connection, self.in_memory = open_index(self.path, self._wait_seconds)
             else:
-                self._connection = self._in_memory(str(error))
+                self._connection, self.in_memory = copied_into_memory(self.path, str(error)), True
             self._refresh(None)
             return act()
 
@@ -286,31 +252,3 @@ def update_run(runs_dir: str | Path, run: str | Path | RunFolder, read_config: R
     except Exception as error:
         log.warning("The run could not be brought up to date in the index, which does it no harm: %s", error)
         return False
-
-
-def _inode(path: Path) -> int:
-    try:
-        return path.stat().st_ino
-    except OSError:
-        return 0
-
-
-def _is_broken(error: sqlite3.Error | ForeignIndexError) -> bool:
-    """Whether the file is no index, or not any more."""
-    lost = "no such table" in str(error) or "no such column" in str(error)
-    return lost or _code(error) in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
-
-
-def _is_unusable(error: sqlite3.Error) -> bool:
-    """Whether the file is held by somebody, or lies where nothing can be read or written."""
-    return _code(error) in _UNUSABLE
-
-
-def _code(error: Exception) -> int:
-    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
-
-
-_UNUSABLE = {
-    *(sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_PERM, sqlite3.SQLITE_AUTH),
-    *(sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PROTOCOL, sqlite3.SQLITE_NOLFS),
-}

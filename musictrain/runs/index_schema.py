@@ -2,7 +2,7 @@
 
 Conventions:
 
-- Rollback journal, never WAL, which corrupts on network file systems. One short transaction for each run that changed.
+- Rollback journal, never WAL, which corrupts on network file systems. Short transactions.
 - Times are seconds since 1970; steps are optimizer steps; what nobody knows is NULL.
 - ``PRAGMA user_version`` counts the migrations that a file has seen; ``application_id`` tells our files from others.
 """

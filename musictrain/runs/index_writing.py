@@ -1,37 +1,44 @@
-"""One run's facts into the tables of the index, in one short transaction."""
+"""What was read of runs into the tables of the index, some runs in one short transaction."""
 
 from __future__ import annotations
 
 import sqlite3
 from array import array
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from musictrain.runs.index_metrics import Extent
 from musictrain.runs.index_reading import LARGEST, RunFacts
 
 
-def write_facts(connection: sqlite3.Connection, facts: RunFacts) -> None:
-    """Replace what the index keeps of a run by what was read.
+def write_facts(connection: sqlite3.Connection, runs: Sequence[RunFacts]) -> None:
+    """Replace what the index keeps of some runs by what was read.
 
     Raises:
         sqlite3.Error: if it cannot be written; nothing has then changed.
     """
+    if not runs:
+        return
     connection.execute("BEGIN IMMEDIATE")
     try:
-        run_id = _write_row(connection, facts.columns)
-        if facts.extents is not None:
-            _replace(connection, "metric_values", run_id, (_metric_row(key, extent) for key, extent in facts.extents.items()))
-        if facts.config is not None:
-            _replace(connection, "config_values", run_id, ((key, value) for key, value in facts.config.items()))
-        if facts.tags is not None:
-            _replace(connection, "run_tags", run_id, ((tag,) for tag in facts.tags))
-        if facts.parents is not None:
-            _replace(connection, "run_parents", run_id, ((each.relation, each.run, each.version, each.step) for each in facts.parents))
+        for facts in runs:
+            _write_run(connection, facts)
     except BaseException:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+
+
+def _write_run(connection: sqlite3.Connection, facts: RunFacts) -> None:
+    run_id = _write_row(connection, facts.columns)
+    if facts.extents is not None:
+        _replace(connection, "metric_values", run_id, (_metric_row(key, extent) for key, extent in facts.extents.items()))
+    if facts.config is not None:
+        _replace(connection, "config_values", run_id, ((key, value) for key, value in facts.config.items()))
+    if facts.tags is not None:
+        _replace(connection, "run_tags", run_id, ((tag,) for tag in facts.tags))
+    if facts.parents is not None:
+        _replace(connection, "run_parents", run_id, ((each.relation, each.run, each.version, each.step) for each in facts.parents))
 
 
 def _write_row(connection: sqlite3.Connection, columns: Mapping[str, Any]) -> int:

@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from musictrain.runs import RunFolder
+from musictrain.runs import RunFolder, index_opening
 from musictrain.runs import index as index_module
 from musictrain.runs.index import INDEX, RunIndex, update_run
 from musictrain.runs.labels import add_tags
@@ -233,8 +233,8 @@ def test_where_nothing_can_be_written_it_works_from_memory(runs_dir: Path, monke
         raise sqlite3.OperationalError("attempt to write a readonly database")
 
     was = everything(runs_dir)
-    real = index_module.connect
-    monkeypatch.setattr(index_module, "connect", refuse)
+    real = index_opening.connect
+    monkeypatch.setattr(index_opening, "connect", refuse)
     assert everything(runs_dir) == was
     assert "readonly database): working from memory" in caplog.text
     assert not update_run(runs_dir, runs_dir / "a-calm-fugue")
@@ -256,7 +256,7 @@ def test_while_somebody_holds_the_file_it_works_from_memory(runs_dir: Path) -> N
 
 def test_updating_a_run_never_fails(tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
     assert not update_run(tmp_path / "missing", "a")
-    monkeypatch.setattr(index_module, "connect", lambda *args: 1 / 0)
+    monkeypatch.setattr(index_opening, "connect", lambda *args: 1 / 0)
     assert not update_run(tmp_path, "a")
     assert "which does it no harm" in caplog.text
 

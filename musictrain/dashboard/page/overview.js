@@ -134,7 +134,7 @@
       M.element("td", { class: "number", "data-label": "Best", title: metric }, M.isNumber(run.best) ? M.number(run.best) : null),
       M.element("td", { class: "number", "data-label": "at step" }, M.isNumber(run.bestStep) ? M.count(run.bestStep) : null),
       M.element("td", { "data-label": "Started", title: M.isNumber(run.created) ? `${M.day(run.created)}, ${M.clock(run.created, true)}` : null }, M.isNumber(run.created) ? M.moment(run.created) : null),
-      M.element("td", { class: "number", "data-label": "Took" }, M.isNumber(run.elapsed) ? M.roughly(run.elapsed) : null),
+      M.element("td", { class: "number", "data-label": "Took" }, run.elapsed ? M.roughly(run.elapsed) : null),
       M.element("td", { class: "number", "data-label": "Alerts" }, run.alerts ? M.count(run.alerts) : null),
       M.element("td", { "data-label": "" }, run.tags.map((tag) => M.element("span", { class: "tag", title: tag, text: tag }))),
     ];
