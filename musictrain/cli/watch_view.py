@@ -66,7 +66,8 @@ def shortened(name: str, width: int) -> str:
 def progress_line(watched: WatchedRun, now: float, width: int) -> Line:
     """A bar, and what the run's own progress line says."""
     standing = watched.standing(now)
-    parts = {name: words for name, words in standing.parts().items() if name not in ("loss", "score", "state")}
+    elsewhere = ("loss", "score", "state", *(() if watched.status is not None else ("elapsed",)))
+    parts = {name: words for name, words in standing.parts().items() if name not in elsewhere}
     for name in ("bounds", "elapsed", "rate", "end"):
         if len(joined(parts)) > width:
             parts.pop(name, None)
