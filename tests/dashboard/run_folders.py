@@ -46,7 +46,8 @@ def make_run(
     run.log.write_text(log, encoding="utf-8")
     heart = now if updated is None else updated
     # A host of another name: whether its process lives is told by the heartbeat alone.
-    told = {"name": folder.name, "state": state, "step": steps, "total": 2 * steps, "updated": heart, "host": "another", "pid": 1, **status}
+    about = {"name": folder.name, "state": state, "step": steps, "total": 2 * steps, "updated": heart, "host": "another", "pid": 1}
+    told = {**about, **status}
     run.status.write_text(Status(**told).as_json(), encoding="utf-8")
     return run
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
 import time
@@ -17,6 +18,7 @@ from musictrain.dashboard.page_files import write_data, write_page
 from musictrain.dashboard.report import write_report
 from musictrain.runs.folder import RunFolder
 from musictrain.runs.rows import marker
+from musictrain.runs.status import process_start
 from tests.dashboard.browser import PHONE, OpenPage, wait_until
 from tests.dashboard.run_folders import HOSTILE, alert, make_run, training, write_lines
 
@@ -63,8 +65,8 @@ class Slow(BoringModel):
         return loss
 
 lightning.Trainer(
-    default_root_dir=sys.argv[1], max_steps=100000, max_epochs=-1, accelerator="cpu", logger=False, log_every_n_steps=1, limit_val_batches=0,
-    callbacks=[RunRecorder(), LivePage(every_seconds=0.3)], enable_model_summary=False, enable_progress_bar=False,
+    default_root_dir=sys.argv[1], max_steps=100000, max_epochs=-1, accelerator="cpu", logger=False, log_every_n_steps=1,
+    limit_val_batches=0, callbacks=[RunRecorder(), LivePage(every_seconds=0.3)], enable_model_summary=False, enable_progress_bar=False,
     enable_checkpointing=False,
 ).fit(Slow())
 """
@@ -249,6 +251,19 @@ def test_a_run_that_fell_silent_is_stale(open_page: OpenPage, tmp_path: Path) ->
     later = open_page(run.dashboard, init="const now = Date.now; Date.now = () => now() + 3600e3;")
     later.wait_for_selector("#state:has-text('stale')")
     assert "musictrain resume run" in text(later, "#ending")
+
+
+def test_a_run_whose_process_was_killed_is_stale_at_once(open_page: OpenPage, tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    born = process_start(process.pid)
+    run = make_run(tmp_path / "run", host=socket.gethostname(), pid=process.pid, process_started=born)
+    assert PageData(run).read()["state"] == "training"
+    process.kill()
+    process.wait(10)
+    draw(run)
+    page = open_page(run.dashboard)
+    page.wait_for_selector("#state:has-text('stale')")
+    assert "musictrain resume" in text(page, "#ending")
 
 
 def test_a_run_of_a_million_rows_opens(open_page: OpenPage, tmp_path: Path) -> None:
