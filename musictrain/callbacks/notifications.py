@@ -25,7 +25,7 @@ from musictrain.notifications.outbox import Outbox
 from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert_of
 from musictrain.runs.folder import BEST_METRIC
-from musictrain.runs.log_lines import message_of, one_line
+from musictrain.runs.log_lines import message_of, one_line, shortened
 from musictrain.runs.secrets import hidden, hide
 from musictrain.runs.writer import RecordWriter
 from musictrain.suggestions import did_you_mean
@@ -33,6 +33,7 @@ from musictrain.suggestions import did_you_mean
 log = logging.getLogger(__name__)
 
 FILE_NAME = "notifications.jsonl"
+MOST_SHOWN = 2_000
 # Lightning's launcher says so to its log, and a moment later ends this process too.
 LOST_PROCESS = re.compile(r"Child process with PID \d+ terminated with code -?\d+")
 
@@ -149,7 +150,10 @@ class Notifications(Callback):
         if self._outbox is not None:
             self._outbox.put(message)
         if self.console:
-            show(f"{event}: {one_line(hide(what))}" + (f" {one_line(hide(str(details['advice'])))}" if details.get("advice") else ""))
+            show(
+                f"{event}: {one_line(shortened(what, MOST_SHOWN))}"
+                + (f" {one_line(hide(str(details['advice'])))}" if details.get("advice") else "")
+            )
 
     def close(self) -> None:
         """Send what waits, within ``wait_seconds``."""

@@ -8,13 +8,14 @@ import sys
 from typing import Any
 
 from musictrain.runs.alerts import alert_of
-from musictrain.runs.log_lines import message_of, one_line
+from musictrain.runs.log_lines import message_of, one_line, shortened
 from musictrain.runs.repeats import Repeats
 from musictrain.runs.secrets import hide
 from musictrain.runs.train_log import rank_of_process
 
 # How a run ended is said by whoever ran it.
 SAID_ELSEWHERE = ("musictrain.callbacks.run_recorder", "musictrain.cli.console")
+MOST_CHARACTERS = 2_000
 COLOURS = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 
 
@@ -49,7 +50,7 @@ class TerminalMessages(logging.Handler):
         alert = alert_of(record) or {}
         who = record.levelname.lower() + (f" on rank {self._rank}" if self._rank else "")
         message = str(alert.get("message") or message_of(record)) + (" (traceback in train.log)" if record.exc_info else "")
-        return who, one_line(hide(message)) + repeats, one_line(hide(str(alert.get("advice") or "")))
+        return who, one_line(shortened(message, MOST_CHARACTERS)) + repeats, one_line(hide(str(alert.get("advice") or "")))
 
 
 def show(who: str, message: str, advice: str = "", *, level: int = logging.WARNING) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from musictrain.runs.folder import RunFolder
-from musictrain.runs.log_lines import cleaned, one_line
+from musictrain.runs.log_lines import cleaned, one_line, shortened
 from musictrain.runs.secrets import hide
 from musictrain.runs.status import read_status
 
@@ -71,7 +71,7 @@ class Message:
             rows += [("log", str(self.run.log)), ("go on with", f"musictrain resume {self.run.name}")]
         rows.append(("live page", str(self.run.dashboard)))
         rows.append(("at", time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(self.time))))
-        return [(one_line(label), one_line(hide(_cut(str(value))))) for label, value in rows]
+        return [(one_line(label), one_line(shortened(str(value), LONGEST_TEXT))) for label, value in rows]
 
     def as_record(self) -> dict[str, Any]:
         """One line of ``notifications.jsonl``; values may still be tensors."""
@@ -115,11 +115,7 @@ def span(seconds: float) -> str:
 
 
 def _told(text: str) -> str:
-    return cleaned(hide(_cut(text)))
-
-
-def _cut(text: str) -> str:
-    return text if len(text) <= LONGEST_TEXT else text[:LONGEST_TEXT] + " ..."
+    return cleaned(shortened(text, LONGEST_TEXT))
 
 
 def trial(settings_of: str | Path) -> tuple[str, str]:

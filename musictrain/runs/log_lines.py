@@ -22,6 +22,8 @@ from musictrain.runs.records import plain
 from musictrain.runs.secrets import hidden, hide
 
 MOST_CHARACTERS = 20_000
+# Looked at beyond a cut, so that it goes through no secret before that is found.
+LONGEST_SECRET = 20_000
 INDENT = "    | "
 TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]{0,4000}(?:\x07|\x1b\\)|\x1b[@-Z\\^_]")
 # Also what turns the direction of reading around, and what other programs take for the end of a line.
@@ -63,19 +65,19 @@ def facts_of(record: logging.LogRecord) -> dict[str, Any]:
         "rank": getattr(record, "rank", 0),
         "step": getattr(record, "step", None),
         "logger": record.name,
-        "message": cleaned(hide(message_of(record))),
+        "message": cleaned(shortened(message_of(record))),
     }
     if alert is not None:
         details = {key: cleaned(value) if isinstance(value, str) else value for key, value in hidden(alert).items()}
         facts |= {key: value for key, value in details.items() if key in ("kind", "message", "advice", "step", "rank") or key not in facts}
         facts["message"] = f"{facts['message']}{getattr(record, 'repeats', '')}"
     if text := traceback_of(record):
-        facts["traceback"] = cleaned(hide(text))
+        facts["traceback"] = cleaned(_end_of(text))
     return facts
 
 
 def message_of(record: logging.LogRecord) -> str:
-    """What a record says, also if its arguments do not fit or cannot be shown; at most 20,000 characters."""
+    """What a record says, also if its arguments do not fit or cannot be shown."""
     if isinstance(told := getattr(record, "told", None), str):
         return told
     try:
@@ -84,7 +86,7 @@ def message_of(record: logging.LogRecord) -> str:
         text = f"{_shown(record.msg)} (with arguments that do not fit: {_shown(record.args)})"
     if record.name == "py.warnings" and (found := PYTHON_WARNING.match(text)):
         text = f"{_without_source(found['text'])} ({short_path(found['file'])}:{found['line']})"
-    return _cut(text)
+    return text
 
 
 def _shown(value: object) -> str:
@@ -109,8 +111,16 @@ def short_path(path: str) -> str:
     return re.split(r"(?:site|dist)-packages/", path)[-1]
 
 
-def _cut(text: str) -> str:
-    return text if len(text) <= MOST_CHARACTERS else f"{text[:MOST_CHARACTERS]} ... ({len(text) - MOST_CHARACTERS:,} characters more)"
+def shortened(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The beginning of a text without secrets; they are hidden before it is cut, so that none is cut in two."""
+    told = hide(text[: most + LONGEST_SECRET])[:most]
+    return told if len(text) <= most else f"{told} ... ({len(text) - most:,} characters more)"
+
+
+def _end_of(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The end of a traceback without secrets: there it says how it ended."""
+    told = hide(text[-most - LONGEST_SECRET :])[-most:]
+    return told if len(text) <= most else f"... ({len(text) - most:,} characters before)\n{told}"
 
 
 def traceback_of(record: logging.LogRecord) -> str:
@@ -120,9 +130,7 @@ def traceback_of(record: logging.LogRecord) -> str:
             record.exc_text = "".join(traceback.format_exception(record.exc_info[1])).rstrip("\n")
         except Exception:
             record.exc_text = f"{type(record.exc_info[1]).__name__}, which cannot be shown"
-    text = "\n".join(filter(None, (record.exc_text, record.stack_info)))
-    # How it ended stands at the end.
-    return text if len(text) <= MOST_CHARACTERS else f"... ({len(text) - MOST_CHARACTERS:,} characters before)\n{text[-MOST_CHARACTERS:]}"
+    return "\n".join(filter(None, (record.exc_text, record.stack_info)))
 
 
 def cleaned(text: str) -> str:

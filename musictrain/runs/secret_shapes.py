@@ -26,8 +26,8 @@ SERVICES = (
 )
 # A name that leaves no doubt, and what is assigned to it; or any token, if what is assigned is long and odd.
 NAME = (
-    r"(?i:[\w.-]{0,80}(?:password|passwd|passphrase|secret(?!s\b)|api[_-]?key|access[_-]?key|private[_-]?key|credentials?"
-    r"|(?:auth|access|api|hf)[_-]token)(?![\w.-]*(?:variable|_env|_file|_path|_name)\b)[\w-]{0,40})"
+    r"(?i:(?:password|passwd|passphrase|secret(?!s\b)|api[_-]?key|access[_-]?key|private[_-]?key|credentials?"
+    r"|(?:auth|access|api|hf)[_-]token)(?![\w.-]{0,40}(?:variable|_env|_file|_path|_name)\b)[\w-]{0,40})"
 )
 # Without quotes: after an equals sign up to a space; after a colon only what ends its line, since prose has colons too.
 ASSIGNMENT = NAME + (

@@ -187,6 +187,18 @@ def test_a_very_long_message_is_cut_and_the_end_of_a_traceback_is_kept(log: Trai
     assert len(second["traceback"]) < 25_000
 
 
+@pytest.mark.parametrize("place", range(19_975, 20_003, 3))
+def test_a_cut_goes_through_no_secret(place: int, log: TrainLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_PASSWORD", "canary-at-the-cut")
+    logger.warning("x" * place + "canary-at-the-cut" + "y" * 9)
+    try:
+        raise ValueError("y" * 9 + "canary-at-the-cut" + "x" * (place - 3))
+    except ValueError:
+        logger.exception("it broke")
+    assert "can" not in "".join(lines(log)) + str(events(log))
+    assert "-cut" not in "".join(lines(log)) + str(events(log))
+
+
 def test_the_same_warning_over_and_over_is_counted(log: TrainLog) -> None:
     for number in range(1234):
         logger.warning("Batch %d took %.2f s.", number, number / 7)
@@ -286,16 +298,19 @@ def test_secrets_stay_out_of_both_files(log: TrainLog, monkeypatch: pytest.Monke
 
 
 def test_a_disk_that_hangs_holds_nobody_up(log: TrainLog, monkeypatch: pytest.MonkeyPatch) -> None:
-    goes_on = threading.Event()
+    begun, goes_on = threading.Event(), threading.Event()
     write = log_writer.ForgivingFile.write
 
     def hang(self: Any, line: str) -> None:
+        begun.set()
         assert goes_on.wait(30)
         write(self, line)
 
     monkeypatch.setattr(log_writer.ForgivingFile, "write", hang)
     monkeypatch.setattr(log_writer, "MOST_WAITING", 5)
-    for number in range(20):
+    logger.info("line 0")
+    assert begun.wait(30)
+    for number in range(1, 20):
         logger.info("line %d", number)  # gives control back: the law of this test
     goes_on.set()
     told = lines(log)
