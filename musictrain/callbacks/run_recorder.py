@@ -86,6 +86,11 @@ class RunRecorder(Callback):
         self._environment: dict[str, Any] = {}
         self._ending: Ending | None = None
 
+    @property
+    def elapsed_seconds(self) -> float:
+        """Of training, over all attempts."""
+        return self._clock.elapsed_seconds
+
     # Before the first step.
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -115,6 +120,7 @@ class RunRecorder(Callback):
         self._status.begin()
         self._logger = run_logger_of(trainer, run)
         self._logger.follow(trainer, self._on_row)
+        settle_loggers(trainer, run)
 
     def _describe(self, run: RunFolder, trainer: Trainer) -> None:
         self._environment = environment_of(trainer)
@@ -141,6 +147,7 @@ class RunRecorder(Callback):
         self._logger.begin_attempt(attempt, trainer.global_step, found.missing)
         self._status.train(attempt, found.best)
         if self._goes_on:
+            settle_loggers(trainer, RunFolder(metrics.parent), trainer.global_step)
             self._event("resumed", attempt=attempt, from_step=trainer.global_step, environment=self._environment)
 
     # Between the steps.
@@ -261,3 +268,10 @@ def check_nobody_trains(run: RunFolder) -> None:
 def num_attempts(run: RunFolder) -> int:
     """How often this run was started."""
     return sum(event.get("event") in ("started", "resumed") for event in read_records(run.events))
+
+
+def settle_loggers(trainer: Trainer, run: RunFolder, resumed_from: int | None = None) -> None:
+    """Tell loggers that keep their files in the run folder, such as :class:`musictrain.loggers.TensorBoard`, which one it is."""
+    for logger in trainer.loggers:
+        if callable(settle := getattr(logger, "settle", None)):
+            settle(run.path, resumed_from)

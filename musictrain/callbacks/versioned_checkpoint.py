@@ -199,8 +199,8 @@ class VersionedCheckpoint(FolderCheckpoint):
         # Weights, two moments of an optimizer, and an average at most.
         self._folder.check_room(4 * plain_size(trainer.lightning_module.state_dict()))
         highest = self._folder.highest_step()
-        if trainer.ckpt_path is not None:
-            self._folder.go_on_from(Path(trainer.ckpt_path), trainer.global_step)
+        if trainer.ckpt_path is not None or highest == trainer.global_step:
+            self._folder.go_on_from(Path(trainer.ckpt_path) if trainer.ckpt_path else None, trainer.global_step)
         elif highest is not None and highest > trainer.global_step:
             raise ValueError(
                 f"{self._folder.folder} holds versions up to step {highest:,}, and this fit would start at step {trainer.global_step:,}. "

@@ -97,10 +97,13 @@ class VersionFolder:
     def go_on_from(self, path: Path | None, step: int) -> None:
         """Training goes on after ``step`` from the version at ``path``: what lies beyond in this folder is on a branch it turned away from.
 
-        Broken versions become ``*.corrupt``, sound ones ``*.abandoned``; none is removed.
+        Broken versions become ``*.corrupt``, sound ones ``*.abandoned``; none is removed. Without a path it goes on from what the trainer
+        has come to itself: the last version of that step.
         """
         versions = list_versions(self.folder)
         here = [version for version in versions if path is not None and version.path.resolve() == Path(path).resolve()]
+        if path is None and step > 0:
+            here = sorted((version for version in versions if version.step == step), key=lambda version: version.number)[-1:]
         self.parent = here[0].name if here else ""
         self.protected = {version.number for version in here}
         for version in versions:

@@ -17,7 +17,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 
-from musictrain.callbacks import RunLogger, RunRecorder
+from musictrain.callbacks import RunLogger, RunRecorder, VersionedCheckpoint
+from musictrain.checkpoints.catalog import list_versions
 from musictrain.runs import RunFolder, read_records
 from musictrain.runs.alerts import alert
 from musictrain.runs.eta import Eta
@@ -28,6 +29,7 @@ from tests.callbacks.test_run_recorder import QUIET, Logging, Tokens, only_run, 
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 SECONDS = 20.0
+ENDS = ("started", "resumed", "best", "finished", "stopped", "failed", "interrupted")
 
 
 def final(run: RunFolder) -> Status:
@@ -212,14 +214,17 @@ def test_a_fit_that_cannot_end_well_is_not_called_finished(tmp_path: Path) -> No
 
 
 def test_a_second_fit_of_one_trainer_is_another_attempt_of_the_same_run(tmp_path: Path) -> None:
-    trainer = trainer_with(tmp_path, RunRecorder())
+    saving = VersionedCheckpoint(every_n_train_steps=1)
+    trainer = trainer_with(tmp_path, RunRecorder(), saving, enable_checkpointing=True)
     model = Logging()
     trainer.fit(model)
     trainer.fit_loop.epoch_loop.max_steps = 6
     trainer.fit(model)
     run = only_run(tmp_path)
     assert [(row["attempt"], row["from_step"]) for row in read_records(run.metrics) if is_marker(row)] == [(1, 0), (2, 4)]
-    assert [event["event"] for event in told(run)] == ["started", "best", "finished", "resumed", "finished"]
+    assert [event["event"] for event in told(run) if event["event"] in ENDS] == ["started", "best", "finished", "resumed", "finished"]
+    parents = {version.step: version.seal.parent for version in list_versions(run.checkpoints) if version.seal is not None}
+    assert parents[5] == next(version.name for version in list_versions(run.checkpoints) if version.step == 4)
     assert (final(run).step, final(run).attempt, final(run).state) == (6, 2, "finished")
 
 
