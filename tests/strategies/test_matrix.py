@@ -100,5 +100,5 @@ def test_versions_and_samples_are_there(folder: Path, cell: tuple[str, str, int]
     assert versions[-1].step == 6
     kinds = {version.seal.kind for version in versions if version.seal}
     assert kinds == ({"full"} if cell[0] in ("one", "ddp", "two nodes") else {"sharded"})
-    assert sorted(path.suffix for path in (run / "samples" / "step_000006").iterdir()) == [".json", ".mid", ".png", ".wav"]
+    assert sorted(path.suffix for path in (run / "samples" / "step_000006").iterdir()) == [".js", ".json", ".mid", ".png", ".wav"]
     assert any("speed/tokens_per_second" in line for line in (run / "metrics.jsonl").read_text().splitlines())
