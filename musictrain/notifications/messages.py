@@ -68,10 +68,11 @@ class Message:
             rows.append(("time left", span(status.left_seconds)))
         rows += [(str(key).replace("_", " "), value) for key, value in self.details.items() if value not in (None, "")]
         if self.event == "failure":
-            rows += [("log", str(self.run.log)), ("go on with", f"musictrain resume {self.run.name}")]
+            others = ", ".join(path.name for path in sorted(self.run.path.glob("train_rank*.log")))
+            rows += [("log", str(self.run.log)), ("other ranks", others), ("go on with", f"musictrain resume {self.run.name}")]
         rows.append(("live page", str(self.run.dashboard)))
         rows.append(("at", time.strftime("%Y-%m-%d %H:%M:%S %z", time.localtime(self.time))))
-        return [(one_line(label), one_line(shortened(str(value), LONGEST_TEXT))) for label, value in rows]
+        return [(one_line(label), one_line(shortened(str(value), LONGEST_TEXT))) for label, value in rows if str(value)]
 
     def as_record(self) -> dict[str, Any]:
         """One line of ``notifications.jsonl``; values may still be tensors."""

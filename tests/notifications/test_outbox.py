@@ -195,8 +195,11 @@ def test_a_mail_says_what_people_ask(tmp_path: Path) -> None:
     }
 
 
-def test_a_failure_says_how_to_go_on() -> None:
+def test_a_failure_says_how_to_go_on_and_which_logs_there_are(tmp_path: Path) -> None:
     assert "go on with  musictrain resume 2026-my-run\n" in message("failure", "Training failed.").text()
+    (tmp_path / "train_rank3.log").touch()
+    told = Message("failure", RunFolder(tmp_path), "Training failed.").text()
+    assert f"log          {tmp_path / 'train.log'}\nother ranks  train_rank3.log\n" in told
 
 
 @pytest.mark.parametrize("part", [lambda told: told.subject(), lambda told: told.text(), lambda told: str(told.as_record())])
