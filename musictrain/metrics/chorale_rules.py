@@ -157,7 +157,7 @@ def rule_rates(notes: Notes) -> dict[str, float]:
     return {rule: counts.rate for rule, counts in rule_counts(notes).items()}
 
 
-def faults(notes: Notes) -> list[Fault]:
+def chorale_faults(notes: Notes) -> list[Fault]:
     """Every place where a rule is broken, in order of time, for people who want to look.
 
     A sonority in which two pairs of voices break a rule has two entries here; in the rates of crossing and spacing it counts once.

@@ -3,7 +3,8 @@
 Conventions:
 
 - What is the same passage: see ``copying_passages``. Key, place in time and in the bar, instruments and voices do not count; one other
-  note, onset or duration does. A near-copy is not found, and neither is a copied tune under other chords.
+  note, onset or duration does. A near-copy is not found, and neither is a copied tune under other chords: for tunes build the index of top
+  lines (``musictrain.data.tune_groups.skyline``) and ask with the sample's.
 - Windows are whole bars of the piece that is judged, one from each bar line; what they hold may stand anywhere in the training set. A
   window is left out if fewer than two chords start in it (one chord is no passage), or none in its first or its last bar.
 - What a prompt gave is not copied: with ``from_beat`` only windows and notes from there on count.

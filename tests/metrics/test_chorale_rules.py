@@ -12,7 +12,17 @@ from hypothesis import strategies as st
 
 from musictrain.data import load_corpus
 from musictrain.data.tokenizers.voice_frames import frames_from_notes, notes_from_frames
-from musictrain.metrics.chorale_rules import BACH, RULES, Fault, RuleCounts, faults, is_four_part, rule_counts, rule_rates, sonorities
+from musictrain.metrics.chorale_rules import (
+    BACH,
+    RULES,
+    Fault,
+    RuleCounts,
+    rule_counts,
+    chorale_faults,
+    rule_rates,
+    is_four_part,
+    sonorities,
+)
 from musictrain.notes import Notes
 
 FRAMES = st.lists(st.tuples(*[st.one_of(st.just(-1), st.integers(40, 79))] * 4), min_size=1, max_size=12)
@@ -75,7 +85,7 @@ def test_rates_are_per_hundred():
 def test_a_sonority_crossed_twice_counts_once_and_is_listed_twice():
     piece = chords((60, 64, 67, 48))
     assert rule_counts(piece)["voice_crossing"].faults == 1
-    assert [fault.voices for fault in faults(piece)] == [("soprano", "alto"), ("alto", "tenor")]
+    assert [fault.voices for fault in chorale_faults(piece)] == [("soprano", "alto"), ("alto", "tenor")]
 
 
 def test_striking_again_is_no_change():
@@ -100,8 +110,8 @@ def test_a_sonority_between_two_others_counts_though_it_is_short():
 def test_a_planted_fault_is_told_with_bar_and_voices():
     rows = [TONIC, (71, 67, 62, 55), TONIC, (72, 69, 65, 53), (74, 67, 62, 55), TONIC]
     piece = chords(*rows, signatures=[(0.0, 1, 4), (1.0, 3, 4)])
-    assert faults(piece) == [Fault("parallel_fifths", 3, 4.0, ("soprano", "bass"), (74, 55))]
-    assert str(faults(piece)[0]) == "bar 3, beat 4: parallel fifths of soprano and bass"
+    assert chorale_faults(piece) == [Fault("parallel_fifths", 3, 4.0, ("soprano", "bass"), (74, 55))]
+    assert str(chorale_faults(piece)[0]) == "bar 3, beat 4: parallel fifths of soprano and bass"
 
 
 @given(FRAMES)
@@ -109,7 +119,7 @@ def test_faults_and_counts_tell_the_same(rows):
     piece = chords(*rows)
     if not is_four_part(piece):
         return
-    listed = faults(piece)
+    listed = chorale_faults(piece)
     for rule, counts in rule_counts(piece).items():
         places = [fault.beat for fault in listed if fault.rule == rule]
         assert counts.faults == (len(places) if rule in CHANGES else len(set(places)))
@@ -155,7 +165,7 @@ def test_what_is_not_four_part_is_not_judged(notes):
     assert not is_four_part(notes)
     assert all(math.isnan(rate) for rate in rule_rates(notes).values())
     with pytest.raises(ValueError, match="four voices of one note at a time"):
-        faults(notes)
+        chorale_faults(notes)
 
 
 def shifted(notes: Notes) -> Notes:

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musictrain.data import MidiTokTokenizer, VoiceGrid, load_corpus
+from musictrain.data.tune_groups import skyline
 from musictrain.metrics import copying_passages
 from musictrain.metrics.copying import copy_counts, copy_rate, corpus_copy_rate, longest_match
 from musictrain.metrics.copying_index import CopyIndex, as_tokens_hold
@@ -95,6 +96,15 @@ def test_a_near_copy_is_not_a_copy(index):
         near = replace(piece, **{column: np.where(piece.onset % 4 == 2.0, changed, getattr(piece, column))})
         assert copy_rate(near, index, bars=1) == 0.0, column
         assert longest_match(near, index).bars < 1.0, column
+
+
+def test_a_tune_under_other_chords_is_found_among_top_lines(index):
+    tune, other = TRAINING[0].select(TRAINING[0].track == 0).transposed(24), music(60)
+    sung = joined(tune, other.select(other.track > 0))
+    assert longest_match(sung, indexed(tune)) is None
+    tunes = CopyIndex.build([("a hymn", skyline(joined(tune, TRAINING[0].select(TRAINING[0].track > 0))))])
+    match = longest_match(skyline(sung), tunes)
+    assert (match.source, match.bars, match.semitones) == ("a hymn", 8.0, 0)
 
 
 def test_what_one_changed_note_leaves_is_found_on_both_sides():
