@@ -130,6 +130,9 @@ def _curve_order(label: str) -> tuple[int, int, str]:
     return ({"train": 0, "validation": 1, "test": 2}.get(label, 3), int(rank[1]) if rank else 0, label)
 
 
-def _chart_order(chart: Chart) -> tuple[int, int, str]:
+def _chart_order(chart: Chart) -> tuple[int, int, list[tuple[int, str]], str]:
     sections = ("learning", "music", "machine")
-    return (sections.index(chart.section), FIRST.index(chart.name) if chart.name in FIRST else len(FIRST), chart.name)
+    first = FIRST.index(chart.name) if chart.name in FIRST else len(FIRST)
+    # Layer 10 comes after layer 9.
+    parts = [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"([0-9]{1,9})", chart.name)]
+    return (sections.index(chart.section), first, parts, chart.name)

@@ -100,7 +100,7 @@ def write_page(run: RunFolder) -> None:
     except OSError as error:
         log.debug("No plotly.js beside %s: %s", run.path, error)
         plotly = share_plotly(run.path)
-    atomic_write(run.dashboard, page_html(title=run.name, settings={"plotly": plotly, "live": True}), durable=False)
+    atomic_write(run.dashboard, page_html(title=run.name, settings={"run": run.name, "plotly": plotly, "live": True}), durable=False)
 
 
 def page_html(title: str, settings: Mapping[str, Any], inlined: Iterable[str] = ()) -> str:
@@ -108,7 +108,7 @@ def page_html(title: str, settings: Mapping[str, Any], inlined: Iterable[str] = 
 
     Args:
         title: of the window.
-        settings: what the scripts are told before they start: ``plotly``, the name of the shared copy, and ``live``.
+        settings: what the scripts are told before they start: ``run``, ``plotly`` (the name of the shared copy) and ``live``.
         inlined: further scripts to put inside, in this order, after those of the page.
     """
     scripts = [f"window.musictrainSettings = {script_json(settings)};", *_contents(SCRIPTS), *inlined]

@@ -15,7 +15,7 @@ def report_html(run: RunFolder) -> str:
     plotly = find_plotly()
     inside = [plotly.path.read_text(encoding="utf-8")] if plotly is not None else []
     data = script_json(PageData(run, inline=True).read())
-    settings = {"plotly": plotly.name if plotly is not None else "", "live": False}
+    settings = {"run": run.name, "plotly": plotly.name if plotly is not None else "", "live": False}
     return page_html(title=run.name, settings=settings, inlined=[*inside, f"musictrain.update({data});"])
 
 

@@ -40,6 +40,10 @@ def test_what_matters_most_comes_first() -> None:
     assert titles == ["Loss", "Learning rate", "Gradient norm", "Zeta", "X"]
 
 
+def test_layers_are_counted_not_spelled() -> None:
+    assert [title for _, title, _ in places("norm_10", "norm_9", "norm_1")] == ["Norm 1", "Norm 9", "Norm 10"]
+
+
 @given(st.lists(st.one_of(st.text(max_size=20), st.sampled_from(["train/loss", "val/loss", "val/", "/", "__proto__"])), unique=True))
 def test_every_curve_is_drawn_once(keys: list[str]) -> None:
     charts = charts_of(keys)

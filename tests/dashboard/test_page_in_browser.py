@@ -302,6 +302,7 @@ def test_without_plotly_the_numbers_are_shown_and_what_to_do(open_page: OpenPage
     page = open_page(run.dashboard, allow=(MISSING,))
     page.wait_for_selector("#message:has-text('pip install plotly')")
     page.wait_for_selector(f"{LOSS}:has-text('lowest')")
+    assert page.locator(f"{LOSS} path").count() == 2
     assert text(page, STEP) == "100"
 
 

@@ -293,7 +293,7 @@
       const coarse = window.matchMedia("(pointer: coarse)").matches;
       layout.dragmode = coarse ? false : "zoom";
       layout.xaxis.fixedrange = coarse;
-      this.plot.querySelector(".no-plotly")?.remove();
+      if (this.plot.querySelector(".no-plotly")) this.plot.replaceChildren();
       window.Plotly.react(this.plot, [...traces, ...this.markTraces()], layout, { displayModeBar: false, responsive: true, showTips: false, doubleClick: false });
       this.plot.dataset.draws = String(Number(this.plot.dataset.draws) + 1);
       if (!this.listens) {
@@ -456,11 +456,36 @@
       };
     }
 
+    // The shape of the curves and the numbers in words: what can be had without plotly.
     drawWithoutPlotly() {
+      this.drawn = this.signature();
+      const range = this.horizontalRange();
+      const traces = this.traces();
+      const vertical = this.verticalRange(traces, range) || [0, 1];
+      const shape = document.createElementNS(SVG, "svg");
+      for (const [name, value] of Object.entries({ viewBox: "0 0 1000 100", preserveAspectRatio: "none", "aria-hidden": "true" })) shape.setAttribute(name, value);
+      for (const trace of this.spec.kind === "stack" ? [] : traces) shape.append(outline(trace, range, vertical, this.usesLog()));
       const text = this.plot.getAttribute("aria-label").replace(`${this.spec.title}. `, "");
-      if (!this.plot.querySelector(".no-plotly")) this.plot.replaceChildren(M.element("p", { class: "no-plotly" }));
-      M.setText(this.plot.firstChild, text);
+      this.plot.replaceChildren(M.element("div", { class: "no-plotly" }, shape, M.element("p", { text })));
     }
+  }
+
+  const SVG = "http://www.w3.org/2000/svg";
+
+  function outline(trace, [from, to], [low, high], log) {
+    const path = document.createElementNS(SVG, "path");
+    let draws = false;
+    const steps = trace.x.map((x, place) => {
+      const y = trace.y[place];
+      if (y === null) return (draws = false) || "";
+      const command = draws ? "L" : "M";
+      draws = true;
+      return `${command}${((1000 * (x - from)) / (to - from)).toFixed(1)} ${(100 - (100 * ((log ? Math.log10(y) : y) - low)) / (high - low)).toFixed(2)}`;
+    });
+    path.setAttribute("d", steps.join(""));
+    path.setAttribute("stroke", trace.line.color);
+    path.setAttribute("opacity", trace.opacity || 1);
+    return path;
   }
 
   function tickFormat(vertical) {
@@ -498,7 +523,6 @@
     for (const chart of charts.values()) {
       if (!chart.inSight || chart.signature() === chart.drawn) continue;
       chart.draw();
-      if (!window.Plotly) continue;
       schedule();
       return;
     }
@@ -587,7 +611,11 @@
     smoothingSteps,
     curve: (key) => curves.get(key),
     onZoom: (listener) => zoomListeners.push(listener),
-    redraw: schedule,
+    // Plotly has come.
+    redraw() {
+      for (const chart of charts.values()) chart.drawn = "";
+      schedule();
+    },
     view,
   };
 

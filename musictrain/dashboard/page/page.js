@@ -283,7 +283,7 @@
   M.update = function (fresh) {
     received += 1;
     if (!fresh || fresh.schema !== SCHEMA) {
-      tell("schema", `This page and its data were written by different versions of musictrain. Write both anew:`, `musictrain report ${(fresh && fresh.run) || "RUN"}`);
+      tell("schema", `This page and its data were written by different versions of musictrain. Write both anew:`, `musictrain report ${M.settings.run}`);
       return;
     }
     tell("schema", "");
@@ -334,12 +334,12 @@
       `dashboard_data.js?t=${Date.now()}`,
       () => {
         tell("missing", "");
-        if (received === before) tell("corrupt", "The data file dashboard_data.js cannot be understood. If the run goes on, it is written anew in a moment; else write it with", "musictrain report RUN");
+        if (received === before) tell("corrupt", "The data file dashboard_data.js cannot be understood. If the run goes on, it is written anew in a moment; else write it with", `musictrain report ${M.settings.run}`);
         else tell("corrupt", "");
         next();
       },
       () => {
-        tell("missing", "There is no data file beside this page: dashboard_data.js is missing. If the run has only begun, it comes in a moment; if the page was moved alone, open it in its run folder, or make a page that stands alone:", "musictrain report RUN");
+        tell("missing", "There is no data file beside this page: dashboard_data.js is missing. If the run has only begun, it comes in a moment; if the page was moved alone, open it in its run folder, or make a page that stands alone:", `musictrain report ${M.settings.run}`);
         next();
       },
     );
@@ -354,7 +354,7 @@
   function loadPlotly() {
     if (window.Plotly) return;
     const name = M.settings.plotly;
-    const give = () => tell("plotly", `The charts need ${name || "plotly.js"}, which is ${name ? "missing beside the run folder" : "not installed"}. The numbers are all here; to see the charts, install plotly and write the page anew:`, "pip install plotly && musictrain report RUN");
+    const give = () => tell("plotly", `The charts need ${name || "plotly.js"}, which is ${name ? "missing beside the run folder" : "not installed"}. The numbers are all here; to see the charts, install plotly and write the page anew:`, `pip install plotly && musictrain report ${M.settings.run}`);
     if (!name) return give();
     const ready = () => {
       tell("plotly", "");

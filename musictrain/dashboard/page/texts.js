@@ -51,7 +51,7 @@
     const { data } = settings;
     const rows = matching(data.settings, settings.query);
     const count = rows.length < data.settings.length ? `${M.count(rows.length)} of ${M.count(data.settings.length)}` : M.count(data.settings.length);
-    M.setText(settings.all.heading, `Configuration, ${count} settings`);
+    M.setText(settings.all.heading, `Configuration, ${count} ${data.settings.length === 1 ? "setting" : "settings"}`);
     settings.all.body.replaceChildren(rows.length ? table(["Setting", "Value"], rows.slice(0, MOST_ROWS), []) : M.element("p", { class: "empty pad", text: data.settings.length ? `No setting holds “${settings.query}”.` : "" }));
   }
 
@@ -133,7 +133,7 @@
         ),
       ),
     );
-    if (!rows.length) log.list.append(M.element("li", {}, M.element("span", { class: "text quiet", text: every.length ? "Nothing here fits the filter." : "Nothing has been written yet." })));
+    if (!rows.length) log.list.append(M.element("li", {}, M.element("span", { class: "nothing quiet", text: every.length ? "Nothing here fits the filter." : "Nothing has been written yet." })));
     if (toEnd || atEnd || !log.filled) log.panel.body.scrollTop = log.panel.body.scrollHeight;
     log.filled = true;
   }
