@@ -110,6 +110,13 @@ def test_the_table_is_sorted_and_filtered(runs: Path, open_page: OpenPage) -> No
     assert page.locator("#no-rows").inner_text() == "No run fits what you look for."
 
 
+def test_a_small_screen_sorts_by_a_list(runs: Path, open_page: OpenPage) -> None:
+    page = open_page(write_pages(runs), size=PHONE)
+    wait_for_names(page, ["6", "5", "4", "3", "2", "1", "0"])
+    page.locator("#sort").select_option("best up")
+    wait_for_names(page, ["0", "1", "2", "3", "4", "5", "6"])
+
+
 def test_chosen_runs_are_laid_over_one_another(runs: Path, open_page: OpenPage) -> None:
     page = open_page(write_pages(runs))
     wait_for_curves(page, 5)

@@ -99,9 +99,18 @@
       head.append(M.element("button", { type: "button", "data-sort": key, text: key === "best" && oneMetric ? `Best ${oneMetric}` : label }));
       return head;
     });
+    fillSort();
     const focused = document.activeElement && document.activeElement.dataset.sort;
     M.byId("heads").replaceChildren(M.element("th", { scope: "col", class: "pick" }, M.element("span", { class: "only-read-aloud", text: "Curve" })), ...heads);
     if (focused) M.byId("heads").querySelector(`[data-sort="${focused}"]`).focus();
+  }
+
+  // The same by a list, where there is no room for headings.
+  function fillSort() {
+    const ways = COLUMNS.flatMap(([key, label]) => [[`${key} down`, `${label} ↓`], [`${key} up`, `${label} ↑`]]);
+    const select = M.byId("sort");
+    if (!select.children.length) select.replaceChildren(...ways.map(([value, text]) => M.element("option", { value, text })));
+    select.value = `${view.sort} ${view.descending ? "down" : "up"}`;
   }
 
   function pill(state) {
@@ -361,6 +370,11 @@
       const downFirst = ["created", "progress", "alerts", "elapsed"].includes(key);
       view.descending = view.sort === key ? !view.descending : downFirst;
       view.sort = key;
+      show();
+    });
+    M.byId("sort").addEventListener("change", (event) => {
+      const [key, way] = event.target.value.split(" ");
+      [view.sort, view.descending] = [key, way === "down"];
       show();
     });
     M.byId("rows").addEventListener("change", (event) => {
