@@ -16,7 +16,7 @@ from musictrain.cli.commands import COMMANDS, help_text
 from musictrain.cli.recipes import find_config, with_recipes
 from tests.cli.tiny import type_command
 
-HEAVY = ("torch", "lightning", "jsonargparse", "matplotlib", "music21", "miditok")
+HEAVY = ("torch", "lightning", "jsonargparse", "matplotlib", "plotly", "pandas", "music21", "miditok")
 PROBE = f"""
 import sys
 from musictrain.cli.commands import main
@@ -42,6 +42,15 @@ raise SystemExit(status)
         (["resume", "nowhere"], 2),
         (["resume", "--help"], 0),
         (["validate", "--run", "nowhere"], 2),
+        (["runs"], 0),
+        (["runs", "list", "--json"], 0),
+        (["runs", "show", "nowhere"], 2),
+        (["report", "nowhere"], 2),
+        (["watch", "--help"], 0),
+        (["watch", "nowhere"], 2),
+        (["watch", "--once"], 2),
+        (["notify", "--help"], 0),
+        (["notify", "nowhere"], 2),
     ],
 )
 def test_light_commands_import_nothing_heavy(words: list[str], status: int, repository: Path, tmp_path: Path) -> None:
