@@ -16,6 +16,8 @@ from musictrain.runs.folder import BEST_METRIC, RunFolder
 from musictrain.runs.index import RunIndex
 
 MISSING = "-"
+MACHINE = "speed/"
+OF_THE_MACHINE = ("speed/tokens_per_second", "speed/mfu", "speed/memory_peak_mib")
 
 
 def compare_command(options: argparse.Namespace, index: RunIndex) -> int:
@@ -35,7 +37,9 @@ def compare_command(options: argparse.Namespace, index: RunIndex) -> int:
     if options.json:
         print(json.dumps({"runs": [run.name for run in runs], "settings": settings, "metrics": metrics}, indent=1))
         return FINISHED
-    print("\n".join([*_names(runs), "", *_settings_lines(runs, settings, options.all), "", *_metric_lines(runs, metrics)]))
+    shown, left_out = of_interest(metrics, everything=options.all)
+    lines = [*_names(runs), "", *_settings_lines(runs, settings, options.all), "", *_metric_lines(runs, shown), *left_out]
+    print("\n".join(lines))
     return FINISHED
 
 
@@ -56,8 +60,18 @@ def metrics_of(index: RunIndex, runs: Sequence[RunFolder]) -> dict[str, list[dic
     found = [
         {row.pop("key"): {key: finite(value) for key, value in row.items()} for row in index.select(query, (run.name,))} for run in runs
     ]
-    keys = sorted({key for each in found for key in each}, key=lambda key: (key != BEST_METRIC, not key.startswith("val/"), key))
+    keys = sorted(
+        {key for each in found for key in each},
+        key=lambda key: (key != BEST_METRIC, not key.startswith("val/"), key.startswith(MACHINE), key),
+    )
     return {key: [each.get(key) for each in found] for key in keys}
+
+
+def of_interest(metrics: dict[str, Any], *, everything: bool) -> tuple[dict[str, Any], list[str]]:
+    """The metrics that a person looks for first, and a line that says how many there are besides: most of the machine's."""
+    shown = {key: value for key, value in metrics.items() if everything or not key.startswith(MACHINE) or key in OF_THE_MACHINE}
+    num = len(metrics) - len(shown)
+    return shown, [f"and {num} more of the machine: --all shows them"] if num else []
 
 
 def _of_run(index: RunIndex, query: str, run: RunFolder, column: str) -> dict[str, Any]:

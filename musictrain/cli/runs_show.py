@@ -10,7 +10,7 @@ from typing import Any
 from musictrain.checkpoints.catalog import Version, best_versions, list_versions
 from musictrain.cli.exits import FINISHED, CommandError
 from musictrain.cli.options import default_runs_dir
-from musictrain.cli.runs_compare import metrics_of
+from musictrain.cli.runs_compare import metrics_of, of_interest
 from musictrain.cli.runs_list import as_record, finite
 from musictrain.cli.runs_texts import duration, figure, in_colour, inert, moment, progress, table
 from musictrain.dashboard.settings import read_config
@@ -51,7 +51,8 @@ def _show(options: argparse.Namespace, index: RunIndex, run: RunFolder) -> int:
         return FINISHED
     facts = [*standing(record), *attention(record), *about(record), *descent(index, run), *stored(run, versions)]
     lines = [f"{inert(run.name)}  {in_colour(record['state'] or '', record['state'] or '')}", *labelled(facts)]
-    lines += ["", *metric_lines(metrics)] if metrics else []
+    of_interest_here, left_out = of_interest(metrics, everything=options.all)
+    lines += ["", *metric_lines(of_interest_here), *left_out] if metrics else []
     print("\n".join([*lines, "", "Next", *labelled(next_commands(run, record, versions))]))
     return FINISHED
 

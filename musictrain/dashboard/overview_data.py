@@ -131,8 +131,9 @@ def _metrics(index: RunIndex, rows: Sequence[Row]) -> list[dict[str, Any]]:
     return [by_key[key] for key in sorted(by_key, key=lambda key: (*_rank(key), -counts[key], key))]
 
 
-def _rank(key: str) -> tuple[int, bool]:
-    return (FIRST_METRICS.index(key) if key in FIRST_METRICS else len(FIRST_METRICS), not key.startswith("val/"))
+def _rank(key: str) -> tuple[int, bool, bool]:
+    place = FIRST_METRICS.index(key) if key in FIRST_METRICS else len(FIRST_METRICS)
+    return place, not key.startswith("val/"), key.startswith("speed/")
 
 
 def _settings(index: RunIndex, rows: Sequence[Row]) -> list[dict[str, Any]]:

@@ -266,6 +266,18 @@ def test_compare_tells_the_settings_that_differ_and_the_metrics(capsys: Any, run
     assert "decay" in typed(capsys, runs, "compare", "calm-fugue", "brisk-gigue", "--all")
 
 
+@pytest.mark.parametrize("words", [["show", "calm-fugue"], ["compare", "calm-fugue", "brisk-gigue"]])
+def test_what_the_machine_did_is_told_in_short(capsys: Any, runs: Path, words: list[str]) -> None:
+    shares = {"speed/data_share": 0.5, "speed/other_share": 0.5, "speed/tokens_per_second": 100.0}
+    append(RunFolder(runs / OLD).metrics, [{"step": 30, **shares}])
+    out = typed(capsys, runs, *words)
+    assert "speed/tokens_per_second" in out
+    assert "data_share" not in out
+    assert "and 2 more of the machine: --all shows them\n" in out
+    assert "data_share" in typed(capsys, runs, *words, "--all")
+    assert "data_share" in typed(capsys, runs, *words, "--json")
+
+
 def test_labels_are_given_and_taken(capsys: Any, runs: Path) -> None:
     run = RunFolder(runs / OLD)
     assert typed(capsys, runs, "tag", "calm-fugue", "x", "y") == f"{OLD}: tags x, y.\n"
