@@ -61,14 +61,14 @@ class CopyIndex:
         """Index the pieces, each with its name; they are asked for one after the other and not kept.
 
         Raises:
-            ValueError: if a name comes twice, or times or pitches are impossible.
+            ValueError: if a name comes twice, or a piece has impossible times or pitches; its name is told.
         """
         if ticks_per_beat < 1:
             raise ValueError(f"ticks_per_beat is {ticks_per_beat}, but must be 1 or more: 12 holds 16ths and triplets.")
         names: list[str] = []
         parts, symbols, lines = [], [], []
         for batch in _batches(pieces):
-            chords = chords_of([notes for _, notes in batch], ticks_per_beat)
+            chords = _chords_of_named(batch, ticks_per_beat)
             symbols.append(symbols_of(chords, first_piece=len(names)))
             parts.append(chords)
             lines += [bar_lines(notes) for _, notes in batch]
@@ -176,6 +176,19 @@ def as_tokens_hold(notes: Notes, tokenizer: Tokenizer) -> Notes:
         ValueError: if the tokenizer cannot hold the piece.
     """
     return replace(tokenizer.decode(tokenizer.encode(notes)), time_signatures=notes.time_signatures)
+
+
+def _chords_of_named(batch: list[tuple[str, Notes]], ticks_per_beat: int) -> Chords:
+    """The chords of some pieces; an error names the piece."""
+    try:
+        return chords_of([notes for _, notes in batch], ticks_per_beat)
+    except ValueError:
+        for name, notes in batch:
+            try:
+                chords_of([notes], ticks_per_beat)
+            except ValueError as error:
+                raise ValueError(f"{name} cannot be indexed. {error}") from error
+        raise
 
 
 def _batches(pieces: Iterable[tuple[str, Notes]]) -> Iterator[list[tuple[str, Notes]]]:

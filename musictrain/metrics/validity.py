@@ -21,7 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from difflib import SequenceMatcher
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -98,7 +98,7 @@ def token_faults(tokens: ArrayLike, tokenizer: Tokenizer) -> list[TokenFault]:
     return [TokenFault(at, _name(int(row[at]), tokenizer), _name(int(row[at - 1]), tokenizer) if at else "the start") for at in bad]
 
 
-def illegal_probability(probabilities: NDArray[Any], tokens: ArrayLike, tokenizer: Tokenizer) -> float:
+def illegal_probability(probabilities: ArrayLike, tokens: ArrayLike, tokenizer: Tokenizer) -> float:
     """Mean probability that a network gives to tokens that would break the grammar, in [0, 1]; lower is better. nan without tokens.
 
     It tells what the mask of generation hides: how well the network knows the grammar by itself.
@@ -118,7 +118,7 @@ def illegal_probability(probabilities: NDArray[Any], tokens: ArrayLike, tokenize
         raise ValueError(f"{tokenizer.name} has no grammar: what is legal cannot be said.")
     grammar = tokenizer.grammar()
     state, illegal = grammar.start(1), []
-    for token, probability in zip(row.tolist(), probabilities, strict=True):
+    for token, probability in zip(row.tolist(), np.asarray(probabilities), strict=True):
         if token != tokenizer.pad_id:
             illegal.append(float(probability[~grammar.allowed(state)[0]].sum()))
             state = grammar.advance(state, np.array([token]))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchmetrics import Metric
@@ -43,8 +44,9 @@ class TokenValidity(Metric):
             self.add_state(name, torch.tensor(0), dist_reduce_fx="sum", persistent=True)
 
     def update(self, tokens: Tensor | TokenIds | Sequence[Tensor | TokenIds], from_token: int = 0) -> None:
-        """Count a batch (batch, time), padded or not, or a list of sequences (time,); what lies before ``from_token`` is a prompt."""
-        rows = [row.cpu().numpy() if isinstance(row, Tensor) else row for row in tokens]
+        """Count a piece (time,), a batch (batch, time), padded or not, or a list of pieces; what lies before ``from_token`` is a prompt."""
+        several = [tokens] if len(tokens) and np.ndim(tokens[0]) == 0 else tokens
+        rows = [row.cpu().numpy() if isinstance(row, Tensor) else row for row in several]
         counts = validity_counts(rows, self.tokenizer, from_token=from_token)
         self.valid = self.valid + counts.valid
         self.judged = self.judged + counts.judged

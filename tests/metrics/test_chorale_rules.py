@@ -17,10 +17,10 @@ from musictrain.metrics.chorale_rules import (
     RULES,
     Fault,
     RuleCounts,
-    rule_counts,
     chorale_faults,
-    rule_rates,
     is_four_part,
+    rule_counts,
+    rule_rates,
     sonorities,
 )
 from musictrain.notes import Notes

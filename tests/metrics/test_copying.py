@@ -181,6 +181,29 @@ def test_key_place_and_list_order_do_not_matter(rows, others, semitones, eighths
         assert longest_match(moved, indexed(*pieces[::-1])).beats == found.beats
 
 
+def content(notes: Notes, start: float, stop: float) -> list[tuple[float, float, int]]:
+    """The notes that start in [start, stop), from the first of them and its lowest note on."""
+    rows = sorted({(o, p, d) for o, p, d in zip(notes.onset, notes.pitch, notes.duration, strict=True) if start <= o < stop})
+    return [(o - rows[0][0], d, p - rows[0][1]) for o, p, d in rows]
+
+
+@given(FEW_NOTES, FEW_NOTES, st.sampled_from([1, 2, 3]), st.integers(0, 30), st.integers(0, 5))
+def test_windows_are_those_that_looking_everywhere_finds(rows, others, bars, copied_to, eighths):
+    piece, other = (Notes.from_rows([(o / 2, d / 2, p) for o, d, p in each]) for each in (rows, others))
+    training = joined(shifted(piece.between(0, copied_to / 2).transposed(2), eighths / 2), shifted(other, 8))
+    copied = windows = 0
+    for bar in range(math.ceil(piece.end / 4) - bars + 1):
+        start, stop = 4.0 * bar, 4.0 * (bar + bars)
+        wanted = content(piece, start, stop)
+        filled = all(len(content(piece, line, line + 4)) for line in (start, stop - 4))
+        if len({o for o, _, _ in wanted}) < 2 or not filled:
+            continue
+        windows += 1
+        length = wanted[-1][0] + 0.25
+        copied += any(content(training, first, first + length) == wanted for first in training.onset)
+    assert copy_counts(piece, indexed(training), bars=bars) == (copied, windows)
+
+
 @given(FEW_NOTES, FEW_NOTES)
 def test_a_match_is_true_note_by_note(rows, others):
     piece, training = (Notes.from_rows([(o / 2, d / 2, p) for o, d, p in each]) for each in (rows, others))
@@ -233,6 +256,8 @@ def test_misuse_is_named(index):
         copy_rate(TRAINING[0], index, bars=0)
     with pytest.raises(ValueError, match="ticks_per_beat is 0"):
         CopyIndex.build([], ticks_per_beat=0)
+    with pytest.raises(ValueError, match=r"the broken one cannot be indexed\. A time of inf beats"):
+        CopyIndex.build([("a", TRAINING[0]), ("the broken one", Notes([0.0], [np.inf], [60]))])
     with pytest.raises(ValueError, match="A time of -1 beats"):
         longest_match(Notes([0.0, 0.0], [-1.0, 1.0], [60, 62]), index)
     with pytest.raises(ValueError, match="pitches from 60 to 200"):

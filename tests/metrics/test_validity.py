@@ -239,6 +239,10 @@ def test_the_metric_is_over_the_tokens_of_all_pieces():
     as_batch = TokenValidity(GRID)
     as_batch.update(torch.tensor(ROWS))
     assert float(as_batch.compute()) == pytest.approx(15 / 23)
+    one = TokenValidity(GRID)
+    one.update(torch.tensor(ROWS[1]))
+    one.update(ROWS[2])
+    assert float(one.compute()) == pytest.approx(7 / 15)
     assert torch.isnan(updated([]).compute())
     assert as_batch.higher_is_better is True
     assert (as_batch.plot_lower_bound, as_batch.plot_upper_bound) == (0.0, 1.0)
