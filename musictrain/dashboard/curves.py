@@ -47,7 +47,9 @@ def picture(title: str, charts: list[Chart], points: dict[str, list[Point]]) -> 
     from matplotlib.layout_engine import ConstrainedLayoutEngine
 
     rows, columns = (len(charts) + 1) // 2, min(len(charts), 2)
-    figure = Figure(figsize=(6.2 * columns, 3.1 * rows + 0.4), dpi=110, facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1))
+    figure = Figure(
+        figsize=(6.2 * columns, 3.1 * rows + 0.4), dpi=110, facecolor="white", layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.1)
+    )
     FigureCanvasAgg(figure)
     # A name is a name: no "$" in it is read as mathematics.
     figure.suptitle(clean(title, 110), fontsize=11, color=INK, parse_math=False)

@@ -28,7 +28,6 @@ from musictrain.dashboard.event_reading import EventReader, clean, last_lines
 from musictrain.dashboard.page_budget import MOST_BYTES, columns, fit_curves, fit_newest, size_of
 from musictrain.dashboard.settings import Settings
 from musictrain.runs.folder import RunFolder, number
-from musictrain.runs.labels import read_labels
 from musictrain.runs.records import plain
 from musictrain.runs.status import ENDED, Status, read_status
 
@@ -87,7 +86,6 @@ class PageData:
 
     def _header(self) -> dict[str, Any]:
         status = read_status(self.run.status)
-        labels = read_labels(self.run)
         return {
             "run": clean(self.run.name, 300),
             "state": self._state(status),
@@ -96,8 +94,6 @@ class PageData:
             "first_time": self._events.first_time,
             "last_time": self._curves.last_time if math.isfinite(self._curves.last_time) else None,
             "best": self._best(status),
-            "tags": [clean(tag, 60) for tag in labels.tags[:50]],
-            "note": clean(labels.note, 1000),
         }
 
     def _state(self, status: Status | None) -> str:
@@ -138,7 +134,7 @@ class PageData:
             left_out.append(f"{self._events.num_alerts - shown_alerts:,} of {self._events.num_alerts:,} alerts: all are in events.jsonl")
         if settings["num_settings"] > len(told["settings"]):
             left_out.append(f"{settings['num_settings'] - len(told['settings']):,} of {settings['num_settings']:,} settings")
-        return {**told, "num_alerts": self._events.num_alerts, "parent": settings["parent"], "parents": settings["parents"]}
+        return {**told, "num_alerts": self._events.num_alerts, **{key: settings[key] for key in ("parent", "parents", "tags", "note")}}
 
     def _bands(self) -> list[list[Any]]:
         """Where the middle four fifths of the corpus lie, by score: [key, low, high]; from a file that somebody else may write."""

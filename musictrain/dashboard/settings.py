@@ -11,6 +11,7 @@ from typing import Any
 from musictrain.dashboard.event_reading import clean
 from musictrain.runs.config_changes import config_changes
 from musictrain.runs.folder import RunFolder
+from musictrain.runs.labels import read_labels
 from musictrain.runs.lineage import parents_of
 
 LARGEST_FILE = 4 << 20
@@ -20,7 +21,9 @@ LONGEST_VALUE = 300
 
 
 class Settings:
-    """Configuration, environment and descent of a run, read again only when one of the files has changed.
+    """Configuration, environment, descent and labels of a run, read again only when one of the files has changed.
+
+    So a file that cannot be understood is complained of once, not at every drawing: complaints are alerts on the page that is drawn.
 
     Args:
         run: whatever it lacks is left empty.
@@ -32,8 +35,8 @@ class Settings:
         self._told: dict[str, Any] = {}
 
     def read(self) -> dict[str, Any]:
-        """``settings`` and ``environment`` as [key, value], ``changes`` as [key, then, now] from the run ``parent``, and ``parents``."""
-        now: list[object] = [_stamp(path) for path in (self.run.config, self.run.environment, self.run.lineage)]
+        """``settings`` and ``environment`` as [key, value], ``changes`` as [key, then, now] from the run ``parent``; ``parents``, ``tags``, ``note``."""
+        now: list[object] = [_stamp(path) for path in (self.run.config, self.run.environment, self.run.lineage, self.run.labels)]
         if now != self._seen:
             self._told, self._seen = self._read(), now
         return self._told
@@ -41,10 +44,13 @@ class Settings:
     def _read(self) -> dict[str, Any]:
         config = _leaves(self.run)
         parents = parents_of(self.run)
+        labels = read_labels(self.run)
         parent = next((named for each in parents if (named := sibling(self.run, each.run)) is not None), None)
         before = _leaves(parent) if parent is not None else {}
         changes = config_changes(before, config) if before and config else ()
         return {
+            "tags": [clean(tag, 60) for tag in labels.tags[:50]],
+            "note": clean(labels.note, 1000),
             "settings": _lines(config.items()),
             "num_settings": len(config),
             "environment": _lines(flattened(_readable(_read_json(self.run.environment)))),

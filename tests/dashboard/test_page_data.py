@@ -118,6 +118,17 @@ def test_an_empty_folder_and_a_foreign_one_are_told_too(tmp_path: Path) -> None:
     assert (data["state"], data["curves"]) == ("unknown", [])
 
 
+def test_a_file_that_cannot_be_understood_is_complained_of_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    # A complaint becomes an alert of the very page that is drawn: one at each drawing would never end.
+    run = make_run(tmp_path / "run")
+    for file in (run.labels, run.lineage):
+        file.write_text("{not JSON", encoding="utf-8")
+    growing = PageData(run)
+    for _ in range(3):
+        growing.read()
+    assert sorted(Path(str(record.args[0])).name for record in caplog.records if record.args) == ["labels.json", "lineage.json"]
+
+
 def test_the_difference_to_the_parent_run_is_told(tmp_path: Path) -> None:
     make_run(tmp_path / "parent", config={"model": {"width": 64}, "seed": 1})
     run = make_run(tmp_path / "child", config={"model": {"width": 128}, "seed": 1, "new": True})

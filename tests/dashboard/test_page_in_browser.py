@@ -121,6 +121,10 @@ def test_one_zoom_moves_every_chart_and_only_what_changed_is_drawn_again(open_pa
     wait_until(page, f"{draws}[0] > {before[0]}")
     assert page.evaluate(draws)[1:] == before[1:]
     assert page.evaluate(RANGES) == ranges
+    page.locator(f"{LOSS} .nsewdrag").first.dblclick()
+    wait_until(page, "document.querySelector('#zoomed').hidden")
+    drag(page, LOSS, 0.25, 0.5)
+    wait_until(page, "!document.querySelector('#zoomed').hidden")
     page.click("#reset-zoom")
     wait_until(page, f"{RANGES}.every(range => Math.abs(range[0]) <= 1 && range[1] >= 99)")
     assert page.locator("#zoomed").is_hidden()

@@ -185,7 +185,7 @@
       this.inSight = false;
       this.title = M.element("h3");
       this.legend = M.element("ul", { class: "legend" });
-      this.plot = M.element("div", { class: "plot", role: "img", tabindex: "0", "data-draws": "0" });
+      this.plot = M.element("div", { class: "plot", role: "group", "aria-roledescription": "chart", "aria-keyshortcuts": "+ - ArrowLeft ArrowRight Escape", tabindex: "0", "data-draws": "0" });
       this.node = M.element("article", { class: "chart card" }, M.element("header", {}, this.title, this.legend), this.plot);
       this.plot.addEventListener("keydown", (event) => this.steer(event));
       this.take(spec);

@@ -410,6 +410,10 @@
       (entries) => {
         for (const entry of entries) inSight[entry.isIntersecting ? "add" : "delete"](entry.target.id);
         const first = [...links.keys()].find((id) => inSight.has(id));
+        const list = document.querySelector(".nav ul");
+        const link = links.get(first);
+        // On a narrow screen the navigation is wider than the window.
+        if (link && list.scrollWidth > list.clientWidth) list.scrollLeft = link.offsetLeft - list.offsetLeft - 60;
         for (const [id, link] of links) {
           if (id === first) link.setAttribute("aria-current", "true");
           else link.removeAttribute("aria-current");
