@@ -8,7 +8,9 @@ Files: ``wandb/`` in the run folder. When: on demand; needs ``pip install "music
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import logging
 import os
 import secrets
 from collections.abc import Mapping
@@ -112,6 +114,7 @@ class WandB(Settling, WandbLogger):  # type: ignore[misc]
                 os.environ.setdefault("WANDB_ERROR_REPORTING", "false")
             import wandb
 
+            _speak_to_the_log(wandb)
             Path(str(self._save_dir)).mkdir(parents=True, exist_ok=True)
             known: dict[str, Any] = {**QUIET, "mode": self.mode, "x_disable_viewer": self.mode != "online"}
             quiet: dict[str, Any] = {key: value for key, value in known.items() if key in wandb.Settings.model_fields}
@@ -153,3 +156,10 @@ def chosen_mode(offline: bool, asked: str) -> str:
     own = "offline" if offline else "online"
     other = {"dryrun": "offline"}.get(asked.strip().lower(), asked.strip().lower())
     return max(own, other if other in MODES else own, key=MODES.index)
+
+
+def _speak_to_the_log(wandb: Any) -> None:
+    """Let what wandb says on the terminal go to its logger, and so to train.log; a wandb without such a way goes on printing."""
+    with contextlib.suppress(Exception):
+        wandb.setup()
+        wandb.termsetup(wandb.Settings(silent=True), logging.getLogger("wandb"))

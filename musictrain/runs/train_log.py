@@ -81,6 +81,8 @@ class TrainLog(logging.Handler):
             OSError: if it cannot be written.
         """
         self._close_file()
+        if self._heard:
+            self.listen()  # to those too that were imported since
         self.path = Path(path)
         if events is not None:
             # Now, before anybody else writes to that file.

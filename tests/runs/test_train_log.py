@@ -252,6 +252,18 @@ def test_warnings_of_other_packages_come_in_once(name: str, tmp_path: Path) -> N
     assert log not in logging.getLogger(name).handlers
 
 
+def test_a_logger_that_turned_away_meanwhile_is_heard_from_the_opening_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = TrainLog()
+    log.listen()
+    late = logging.getLogger("torch.imported_late")
+    monkeypatch.setattr(late, "propagate", False)
+    log.open(tmp_path / "train.log")
+    late.warning("heard")
+    log.stop()
+    assert (tmp_path / "train.log").read_text().count("heard") == 1
+    assert late.handlers == []
+
+
 def test_what_torch_and_wandb_chat_about_stays_out(log: TrainLog) -> None:
     for name in ("torch.some", "wandb"):
         log.handle(record("chatter", name=name))
