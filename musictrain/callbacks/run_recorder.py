@@ -82,7 +82,7 @@ class RunRecorder(Callback):
         self._logger: RunLogger | None = None
         self._status: RunStatus | None = None
         self._events: RecordWriter | None = None
-        self._goes_on = self._trains = False
+        self._opened = self._goes_on = self._trains = False
         self._environment: dict[str, Any] = {}
         self._ending: Ending | None = None
 
@@ -98,7 +98,9 @@ class RunRecorder(Callback):
         if stage != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         self._close()
+        self._forget()
         folder = Path(trainer.log_dir or trainer.default_root_dir)  # a collective call: every process makes it
+        self._opened = True
         self._train_log.at(step=lambda: trainer.global_step, rank=trainer.global_rank)
         if trainer.is_global_zero:
             check_nobody_trains(RunFolder(folder))
@@ -206,7 +208,7 @@ class RunRecorder(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note what went wrong; the traceback goes to the log."""
-        if self._trainer is not None or self._status is not None:
+        if self._opened:
             ending = ending_of(exception, self._status.status.name if self._status is not None else "")
             failed = ending.state == "failed"
             if failed or self._status is not None:
@@ -218,7 +220,8 @@ class RunRecorder(Callback):
         if self._status is None:
             return
         if self._goes_on and not self._trains:
-            self._event("refused", reason=ending.reason)
+            if ending.state != "finished":  # there was something to do
+                self._event("refused", reason=ending.reason)
             self._status.put_back()
             return
         self._status.end(ending)
@@ -231,14 +234,15 @@ class RunRecorder(Callback):
             self._events.append({"time": round(time.time(), 3), "event": event, **hidden(details)}, vital=True)
 
     def _close(self) -> None:
-        opened, status, events = self._trainer is not None or self._status is not None, self._status, self._events
-        self._forget()
+        # The trainer and its rows stay known: after an error others may still save a version.
+        status, self._status, events, self._events = self._status, None, self._events, None
         if status is not None:
             status.close()
         if events is not None:
             events.close()
-        if opened and self._own_log:
+        if self._own_log and self._opened:
             self._train_log.stop()
+        self._opened = False
 
 
 def run_logger_of(trainer: Trainer, run: RunFolder) -> RunLogger:

@@ -15,11 +15,14 @@ import json
 import logging
 import math
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 logger = logging.getLogger(__name__)
+
+TORN_SECONDS = 0.02
 
 
 def plain(value: Any) -> Any:
@@ -116,6 +119,10 @@ def cut_torn_line(path: Path, *, told: bool = True) -> None:
     with path.open("rb+") as file:
         end = file.seek(0, os.SEEK_END)
         whole = _end_of_last_line(file, end)
+        if whole < end:
+            time.sleep(TORN_SECONDS)  # it may be another writer's, which is not done yet
+            end = file.seek(0, os.SEEK_END)
+            whole = _end_of_last_line(file, end)
         if whole < end:
             if told:
                 logger.warning("%s ended in a torn record of %d bytes, which was cut off.", path, end - whole)

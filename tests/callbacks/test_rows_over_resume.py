@@ -28,9 +28,9 @@ def _nothing_is_secured(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("musictrain.loggers.run_logger.RecordWriter", partial(RecordWriter, sync_seconds=1e9))
 
 
-def fit(run: RunFolder, module: lightning.LightningModule, ckpt_path: Path | None = None, **options: Any) -> None:
-    saving = VersionedCheckpoint(run.checkpoints, newest=1000, every_n_train_steps=1, every_n_minutes=0, on_epoch_end=True)
-    settings = {**QUIET, "enable_checkpointing": True, "log_every_n_steps": 2, "max_steps": STEPS, "val_check_interval": 4, **options}
+def fit(run: RunFolder, module: lightning.LightningModule, ckpt_path: Path | None = None, every: int = 1) -> None:
+    saving = VersionedCheckpoint(run.checkpoints, newest=1000, every_n_train_steps=every, every_n_minutes=0, on_epoch_end=True)
+    settings: dict[str, Any] = {**QUIET, "enable_checkpointing": True, "log_every_n_steps": 2, "max_steps": STEPS, "val_check_interval": 4}
     trainer = lightning.Trainer(**settings, default_root_dir=run.path, logger=RunLogger(folder=run.path), callbacks=[saving, RunRecorder()])
     with quiet():
         trainer.fit(module, datamodule=PositionKeepingData(), ckpt_path=ckpt_path)
@@ -137,3 +137,51 @@ def test_a_run_recorded_without_marks_goes_on_without_doubled_rows(whole: tuple[
     fit(run, MODULES[name](), run.checkpoints / version.path.name)
     assert counted(run) == counted(before)
     assert [row["attempt"] for row in read_records(run.metrics) if is_marker(row)] == [2]
+
+
+def test_an_error_after_the_save_of_a_step_does_not_cost_its_row(whole: tuple[str, RunFolder], tmp_path: Path) -> None:
+    name, before = whole
+    module: Any = MODULES[name]()
+
+    def fail(*args: Any) -> None:
+        if module.global_step == 6:
+            raise RuntimeError("after every callback, before the row")
+
+    module.on_train_batch_end = fail
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(RuntimeError, match="before the row"):
+        fit(run, module)
+    assert max(row[1] for row in counted(run)) == 4
+    (last,) = [version for version in list_versions(run.checkpoints) if version.step == 6]
+    fit(run, MODULES[name](), last.path)
+    assert counted(run) == counted(before)
+
+
+def test_an_error_that_is_saved_after_everybody_has_heard_of_it_costs_no_row_either(whole: tuple[str, RunFolder], tmp_path: Path) -> None:
+    name, before = whole
+    module: Any = MODULES[name]()
+
+    def fail(*args: Any) -> None:
+        if module.global_step == 6:
+            raise RuntimeError("no version of this step yet")
+
+    module.on_train_batch_end = fail
+    run = RunFolder(tmp_path / "run")
+    with pytest.raises(RuntimeError, match="no version of this step yet"):
+        fit(run, module, every=4)
+    (last,) = [version for version in list_versions(run.checkpoints) if version.step == 6]
+    assert last.seal is not None
+    assert last.seal.reason == "exception"
+    fit(run, MODULES[name](), last.path)
+    assert counted(run) == counted(before)
+
+
+def test_a_fit_with_nothing_left_to_do_leaves_the_records_as_they_were(whole: tuple[str, RunFolder], tmp_path: Path) -> None:
+    name, before = whole
+    run = RunFolder(tmp_path / "run")
+    shutil.copytree(before.path, run.path)
+    last = max(list_versions(run.checkpoints), key=lambda version: (version.step, version.number))
+    fit(run, MODULES[name](), last.path)
+    kept = ("metrics.jsonl", "status.json")
+    assert [(run.path / each).read_bytes() for each in kept] == [(before.path / each).read_bytes() for each in kept]
+    assert [event["event"] for event in read_records(run.events) if event["event"] in ("resumed", "refused")] == []
