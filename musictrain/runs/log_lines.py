@@ -68,7 +68,8 @@ def facts_of(record: logging.LogRecord) -> dict[str, Any]:
         "message": cleaned(shortened(message_of(record))),
     }
     if alert is not None:
-        details = {key: cleaned(value) if isinstance(value, str) else value for key, value in hidden(alert).items()}
+        details = {str(key): cleaned(shortened(value)) if isinstance(value, str) else value for key, value in hidden(plain(alert)).items()}
+        details = {key: value for key, value in details.items() if value is not None or key not in facts}
         facts |= {key: value for key, value in details.items() if key in ("kind", "message", "advice", "step", "rank") or key not in facts}
         facts["message"] = f"{facts['message']}{getattr(record, 'repeats', '')}"
     if text := traceback_of(record):

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -114,6 +115,16 @@ def test_warnings_are_events_and_so_are_alerts_with_their_parts(log: TrainLog) -
         **{"kind": "loss_nan", "advice": "Lower lr.", "layer": "head"},
     }
     assert lines(log)[1].endswith("step 6  musictrain.some.part: The loss is nan. Lower lr. [loss_nan]")
+
+
+def test_an_alert_without_a_step_of_its_own_has_that_of_the_run_and_its_values_are_plain(log: TrainLog) -> None:
+    log.at(step=9)
+    alert(logger, "m" * 30_000, kind="k", step=None, share=np.float32(0.5), password="x", nested={"token": "y"})
+    (event,) = events(log)
+    assert (event["step"], event["share"], event["password"], event["nested"]) == (9, 0.5, "***", {"token": "***"})
+    assert len(event["message"]) < 21_000
+    alert(logger, "later", kind="k", step=np.int64(1200))
+    assert "  step 1,200  " in lines(log)[1]
 
 
 class Unspeakable:
