@@ -223,6 +223,23 @@ def test_it_is_hidden_until_there_are_samples_and_grows_with_them(open_page: Ope
     assert page.evaluate(f"[{VIEW}.slots.a, {VIEW}.player.playing]") == ["step_000150/continued_2", True]
 
 
+def test_the_newest_is_offered_until_somebody_has_chosen(open_page: OpenPage, tmp_path: Path) -> None:
+    run = run_with_samples(tmp_path, steps=(150,))
+    page = open_page(write_page(run))
+    ready(page)
+    run_with_samples(tmp_path, steps=(150, 300))
+    page.evaluate(update(run))
+    wait_until(page, f"{VIEW}.slots.a === 'step_000300/continued_1' && {VIEW}.loaded.a > 0")
+    page.click("[data-key='step_000150/continued_1']")
+    wait_until(page, f"{VIEW}.player.playing")
+    page.click(".ls-play")
+    add_sample(run, "step_000150", "continued_1", Notes.from_rows([(0, 5, 60)]), prompt="bwv 5.7")
+    run_with_samples(tmp_path, steps=(450,))
+    page.evaluate(update(run))
+    wait_until(page, f"{VIEW}.shapes.a.piece.notes.length === 1")
+    assert page.evaluate(f"{VIEW}.slots.a") == "step_000150/continued_1"
+
+
 @pytest.mark.parametrize("size", [(1400, 900), PHONE])
 def test_of_many_steps_only_what_is_seen_is_loaded(open_page: OpenPage, tmp_path: Path, size: tuple[int, int]) -> None:
     run = RunFolder(tmp_path)

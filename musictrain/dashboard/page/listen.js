@@ -66,6 +66,7 @@
       this.slots = { a: null, b: null };
       this.active = "a";
       this.shapes = {};
+      this.loaded = {};
       this.cells = new Map();
       this.build();
       this.watch();
@@ -175,8 +176,18 @@
       this.data = data;
       this.versions = new Map(data.columns.flatMap((column) => Object.entries(column.cells).map(([name, cell]) => [column.folder + "/" + name, cell])));
       this.fillMatrix();
-      if (!this.slots.a || !this.versions.has(this.slots.a)) this.begin();
+      this.keepUp();
       this.mark();
+    }
+    // Until somebody has chosen, the newest is offered; what was written again is loaded again, but not while it plays.
+    keepUp() {
+      if (!this.used || !this.versions.has(this.slots.a)) return this.begin();
+      for (const slot of ["a", "b"]) {
+        const key = this.slots[slot], told = this.versions.get(key);
+        if (key && !told) { this.slots[slot] = null; delete this.shapes[slot]; }
+        else if (key && told[4] !== this.loaded[slot] && !(slot === this.active && this.player.playing)) this.put(slot, key, true);
+      }
+      return undefined;
     }
     columnsWith(name) { return this.data.columns.filter((column) => Object.hasOwn(column.cells, name)); }
     hasReference(name) { return this.versions.has(REFERENCE + "/" + name); }
@@ -184,7 +195,10 @@
     begin() {
       const rows = this.data.rows, row = rows.find((one) => this.hasReference(one.name) && this.columnsWith(one.name).length > 1) || rows[0];
       const column = row && this.columnsWith(row.name).pop();
-      if (column) this.put("a", column.folder + "/" + row.name, true);
+      const key = column && column.folder + "/" + row.name;
+      if (!key || (key === this.slots.a && this.loaded.a === this.versions.get(key)[4])) return;
+      this.active = "a";
+      this.put("a", key, true);
     }
     nameOf(key) {
       const [folder, name] = key.split("/"), column = this.data.columns.find((one) => one.folder === folder);
@@ -205,6 +219,7 @@
         const one = await rolls.get(key, this.versions.get(key)[4]);
         if (this.slots[slot] !== key) return;
         this.shapes[slot] = one;
+        this.loaded[slot] = this.versions.get(key)[4];
         if (slot === this.active) this.player.load({ piece: one.piece });
         if (!quietly && slot === this.active && !this.player.playing) { this.used = true; this.player.play(); }
       } catch (error) {
