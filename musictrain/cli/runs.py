@@ -11,7 +11,7 @@ from typing import NamedTuple
 from musictrain.cli.exits import FINISHED, UsageError
 from musictrain.cli.options import CommandParser, positive
 from musictrain.dashboard.settings import read_config
-from musictrain.runs.index import RunIndex
+from musictrain.runs.index import RunIndex, run_folders
 from musictrain.runs.status import ACTIVE, ENDED, STALE
 from musictrain.suggestions import did_you_mean
 
@@ -36,6 +36,7 @@ ACTIONS = {
     "unarchive": Action("bring them back", "runs_labels:archive_command"),
     "reindex": Action("make the index again from the run folders", "runs_labels:reindex_command"),
 }
+DELETING = ("rm", "remove", "delete", "del", "purge", "prune")
 RUN = "a folder, a name, a unique part of one, 'latest' or 'best'"
 WHERE = """\
 Conditions: --where 'val/loss<0.5' --where 'model=Decoder' --where 'created>2025-01-31'; signs: < <= > >= = != ~ (contains).
@@ -56,8 +57,7 @@ def run(command: str, arguments: list[str]) -> int:
         return FINISHED
     action, words = (arguments[0], arguments[1:]) if arguments and not arguments[0].startswith("-") else ("list", arguments)
     if action not in ACTIONS:
-        hint = did_you_mean(action, ACTIONS) or f"There are: {', '.join(ACTIONS)}."
-        raise UsageError(f"runs cannot {action!r}. {hint} See `musictrain runs --help`.")
+        raise UsageError(f"runs cannot {action!r}. {_hint(action, _runs_dir(words))} See `musictrain runs --help`.")
     options = parser(action).parse_intermixed(words)
     options.action = action
     home, _, function = ACTIONS[action].home.partition(":")
@@ -65,6 +65,21 @@ def run(command: str, arguments: list[str]) -> int:
         if action != "reindex":
             index.refresh()
         return int(getattr(importlib.import_module(f"musictrain.cli.{home}"), function)(options, index))
+
+
+def _hint(action: str, runs_dir: Path) -> str:
+    if action in DELETING:
+        return "Nothing here deletes a run: `musictrain runs archive RUN` puts it out of sight; its folder is yours to remove."
+    if found := did_you_mean(action, ACTIONS):
+        return found
+    if any(action in name for name, _ in run_folders(runs_dir)):
+        return f"To see that run: `musictrain runs show {action}`."
+    return f"There are: {', '.join(ACTIONS)}."
+
+
+def _runs_dir(words: list[str]) -> Path:
+    known, _ = parser("list").parse_known_args(words)
+    return Path(known.runs)
 
 
 def _tell(sentence: str) -> None:
