@@ -16,7 +16,8 @@ from lightning.pytorch.loggers import CSVLogger
 from musictrain.callbacks import RunLogger, RunRecorder
 from musictrain.data.tokenizers import VoiceGrid, load_tokenizer
 from musictrain.runs import RunFolder, read_records, read_rows
-from musictrain.runs.rows import values_of
+from musictrain.runs.rows import is_marker, values_of
+from musictrain.runs.status import read_status
 from musictrain.runs.train_log import TrainLog
 
 QUIET: dict[str, Any] = {
@@ -183,6 +184,10 @@ def test_stock_checkpoints_land_in_the_run_folder(tmp_path: Path) -> None:
 
 
 class Ranked(Logging):
+    def on_train_start(self) -> None:
+        if self.global_rank == 1:
+            logging.getLogger("musictrain.ranked").warning("only here")
+
     def on_fit_end(self) -> None:
         folder = Path(str(self.trainer.log_dir))
         (folder / f"rank_{self.global_rank}").touch()
@@ -194,5 +199,10 @@ def test_two_processes_write_one_run(tmp_path: Path) -> None:
     run = only_run(tmp_path)
     assert [row["step"] for row in read_rows(run.metrics)] == [2, 2, 4, 4]
     assert [event["event"] for event in told(run)] == ["started", "best", "finished"]
+    assert sum(map(is_marker, read_records(run.metrics))) == 1
+    status = read_status(run.status)
+    assert status is not None
+    assert (status.state, status.world_size) == ("finished", 2)
+    assert "rank 1" in (run.path / "train_rank1.log").read_text()
     assert (run.path / "rank_0").exists()
     assert (run.path / "rank_1").exists()
