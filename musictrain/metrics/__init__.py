@@ -6,38 +6,200 @@ Each file opens with its conventions. The names are imported when first used.
 from __future__ import annotations
 
 import importlib
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from musictrain.metrics.barred_notes import BarredNotes, in_bars
+    from musictrain.metrics.chorale_rules import rule_counts, rule_rates
+    from musictrain.metrics.chorale_rules_metrics import ChoraleRate, ChoraleRuleDistance
+    from musictrain.metrics.copying import CopyCounts, Match, copy_counts, copy_rate, corpus_copy_rate, longest_match
+    from musictrain.metrics.copying_index import CopyIndex
+    from musictrain.metrics.copying_metrics import CopyExcess, CopyRate, LongestMatch
+    from musictrain.metrics.frechet import frechet_distance, frechet_excess
+    from musictrain.metrics.frechet_features import feature_matrix
+    from musictrain.metrics.frechet_metrics import FrechetDistance
+    from musictrain.metrics.intervals import Interval, band, bands, bootstrap_interval, bootstrap_intervals
+    from musictrain.metrics.measures import MEASURES, Measure, measure_all, measure_pieces
+    from musictrain.metrics.note_lengths import MeanNoteLength, NoteLengthHistogram, mean_note_length, note_length_histogram
+    from musictrain.metrics.note_likelihood import BitsPerNote, bits_per_note
+    from musictrain.metrics.over_pieces import MeanOverPieces
+    from musictrain.metrics.pitch_classes import (
+        PitchClassEntropy,
+        PitchClassTransitionEntropy,
+        PitchClassTransitions,
+        ScaleConsistency,
+        pitch_class_entropy,
+        pitch_class_transition_entropy,
+        pitch_class_transitions,
+        scale_consistency,
+    )
+    from musictrain.metrics.reference_distance import DistanceToReference, distance_to_band
+    from musictrain.metrics.repetition import BarRepetition, MotifRepetition, bar_repetition, motif_repetition
+    from musictrain.metrics.rhythm import (
+        EmptyBarRate,
+        GrooveSimilarity,
+        GrooveSimilarityAdjacent,
+        InterOnsetHistogram,
+        MeanInterOnsetInterval,
+        empty_bar_rate,
+        groove_similarity,
+        groove_similarity_adjacent,
+        inter_onset_histogram,
+        inter_onset_intervals,
+        mean_inter_onset_interval,
+    )
+    from musictrain.metrics.set_distances import (
+        KernelDivergence,
+        OverlappingArea,
+        SetComparison,
+        compare_sets,
+        distances_between,
+        distances_within,
+        kernel_divergence,
+        overlapping_area,
+    )
+    from musictrain.metrics.set_measures import SET_MEASURES, measure_named
+    from musictrain.metrics.texture import (
+        NotesPerBar,
+        NotesPerBeat,
+        PitchRange,
+        Polyphony,
+        PolyphonyRate,
+        notes_per_bar,
+        notes_per_beat,
+        pitch_range,
+        polyphony,
+        polyphony_rate,
+    )
+    from musictrain.metrics.validity import illegal_probability, token_faults, token_validity, validity_counts
+    from musictrain.metrics.validity_metrics import TokenValidity
 
 _NAMES = {
-    "barred_notes": ("BarredNotes", "in_bars"),
+    "barred_notes": "BarredNotes in_bars",
     "pitch_classes": (
-        *("pitch_class_entropy", "scale_consistency", "pitch_class_transitions", "pitch_class_transition_entropy"),
-        *("PitchClassEntropy", "ScaleConsistency", "PitchClassTransitions", "PitchClassTransitionEntropy"),
+        "pitch_class_entropy scale_consistency pitch_class_transitions pitch_class_transition_entropy PitchClassEntropy "
+        "ScaleConsistency PitchClassTransitions PitchClassTransitionEntropy"
     ),
     "rhythm": (
-        *("groove_similarity", "groove_similarity_adjacent", "empty_bar_rate"),
-        *("inter_onset_intervals", "mean_inter_onset_interval", "inter_onset_histogram"),
-        *("GrooveSimilarity", "GrooveSimilarityAdjacent", "EmptyBarRate", "MeanInterOnsetInterval", "InterOnsetHistogram"),
+        "groove_similarity groove_similarity_adjacent empty_bar_rate inter_onset_intervals mean_inter_onset_interval "
+        "inter_onset_histogram GrooveSimilarity GrooveSimilarityAdjacent EmptyBarRate MeanInterOnsetInterval "
+        "InterOnsetHistogram"
     ),
     "texture": (
-        *("polyphony", "polyphony_rate", "pitch_range", "notes_per_beat", "notes_per_bar"),
-        *("Polyphony", "PolyphonyRate", "PitchRange", "NotesPerBeat", "NotesPerBar"),
+        "polyphony polyphony_rate pitch_range notes_per_beat notes_per_bar Polyphony PolyphonyRate PitchRange NotesPerBeat NotesPerBar"
     ),
-    "note_lengths": ("mean_note_length", "note_length_histogram", "MeanNoteLength", "NoteLengthHistogram"),
-    "repetition": ("bar_repetition", "motif_repetition", "BarRepetition", "MotifRepetition"),
+    "note_lengths": "mean_note_length note_length_histogram MeanNoteLength NoteLengthHistogram",
+    "repetition": "bar_repetition motif_repetition BarRepetition MotifRepetition",
     "set_distances": (
-        *("compare_sets", "distances_within", "distances_between", "overlapping_area", "kernel_divergence"),
-        *("OverlappingArea", "KernelDivergence"),
+        "SetComparison compare_sets distances_within distances_between overlapping_area kernel_divergence OverlappingArea KernelDivergence"
     ),
-    "note_likelihood": ("bits_per_note", "BitsPerNote"),
-    "over_pieces": ("MeanOverPieces",),
-    "measures": ("MEASURES", "SET_MEASURES", "Measure", "measure_all", "measure_named", "measure_pieces"),
-    "intervals": ("Interval", "band", "bands", "bootstrap_interval", "bootstrap_intervals"),
-    "reference_distance": ("DistanceToReference", "distance_to_band"),
+    "note_likelihood": "bits_per_note BitsPerNote",
+    "measures": "MEASURES Measure measure_all measure_pieces",
+    "set_measures": "SET_MEASURES measure_named",
+    "over_pieces": "MeanOverPieces",
+    "intervals": "Interval band bands bootstrap_interval bootstrap_intervals",
+    "reference_distance": "DistanceToReference distance_to_band",
+    "copying": "CopyCounts Match copy_counts copy_rate corpus_copy_rate longest_match",
+    "copying_index": "CopyIndex",
+    "copying_metrics": "CopyRate CopyExcess LongestMatch",
+    "chorale_rules": "rule_counts rule_rates",
+    "chorale_rules_metrics": "ChoraleRate ChoraleRuleDistance",
+    "frechet": "frechet_distance frechet_excess",
+    "frechet_metrics": "FrechetDistance",
+    "validity": "token_validity validity_counts token_faults illegal_probability",
+    "validity_metrics": "TokenValidity",
+    "frechet_features": "feature_matrix",
 }
-_HOMES = {name: f"musictrain.metrics.{module}" for module, names in _NAMES.items() for name in names}
+_HOMES = {name: f"musictrain.metrics.{module}" for module, names in _NAMES.items() for name in names.split()}
 
-__all__ = sorted(_HOMES)
+__all__ = [
+    "MEASURES",
+    "SET_MEASURES",
+    "BarRepetition",
+    "BarredNotes",
+    "BitsPerNote",
+    "ChoraleRate",
+    "ChoraleRuleDistance",
+    "CopyCounts",
+    "CopyExcess",
+    "CopyIndex",
+    "CopyRate",
+    "DistanceToReference",
+    "EmptyBarRate",
+    "FrechetDistance",
+    "GrooveSimilarity",
+    "GrooveSimilarityAdjacent",
+    "InterOnsetHistogram",
+    "Interval",
+    "KernelDivergence",
+    "LongestMatch",
+    "Match",
+    "MeanInterOnsetInterval",
+    "MeanNoteLength",
+    "MeanOverPieces",
+    "Measure",
+    "MotifRepetition",
+    "NoteLengthHistogram",
+    "NotesPerBar",
+    "NotesPerBeat",
+    "OverlappingArea",
+    "PitchClassEntropy",
+    "PitchClassTransitionEntropy",
+    "PitchClassTransitions",
+    "PitchRange",
+    "Polyphony",
+    "PolyphonyRate",
+    "ScaleConsistency",
+    "SetComparison",
+    "TokenValidity",
+    "band",
+    "bands",
+    "bar_repetition",
+    "bits_per_note",
+    "bootstrap_interval",
+    "bootstrap_intervals",
+    "compare_sets",
+    "copy_counts",
+    "copy_rate",
+    "corpus_copy_rate",
+    "distance_to_band",
+    "distances_between",
+    "distances_within",
+    "empty_bar_rate",
+    "feature_matrix",
+    "frechet_distance",
+    "frechet_excess",
+    "groove_similarity",
+    "groove_similarity_adjacent",
+    "illegal_probability",
+    "in_bars",
+    "inter_onset_histogram",
+    "inter_onset_intervals",
+    "kernel_divergence",
+    "longest_match",
+    "mean_inter_onset_interval",
+    "mean_note_length",
+    "measure_all",
+    "measure_named",
+    "measure_pieces",
+    "motif_repetition",
+    "note_length_histogram",
+    "notes_per_bar",
+    "notes_per_beat",
+    "overlapping_area",
+    "pitch_class_entropy",
+    "pitch_class_transition_entropy",
+    "pitch_class_transitions",
+    "pitch_range",
+    "polyphony",
+    "polyphony_rate",
+    "rule_counts",
+    "rule_rates",
+    "scale_consistency",
+    "token_faults",
+    "token_validity",
+    "validity_counts",
+]
 
 
 def __getattr__(name: str) -> Any:

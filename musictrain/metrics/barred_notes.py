@@ -156,7 +156,9 @@ def in_bars(notes: Notes | BarredNotes, *, steps_per_beat: int = STEPS_PER_BEAT,
     if steps_per_beat < 1:
         raise ValueError(f"steps_per_beat is {steps_per_beat}: a grid needs at least one step a beat, 4 for sixteenths.")
     onset, duration = notes.onset, np.maximum(notes.duration, 0.0)
-    lines = bar_lines(notes, float(onset[-1]) + 1.0 / steps_per_beat) if len(onset) else np.zeros(1)
+    # A time signature may cut the last bar short, so lines are wanted from a bar beyond.
+    longest = max([4.0, *(sign.beats_per_bar for sign in notes.time_signatures if sign.denominator > 0)])
+    lines = bar_lines(notes, float(onset[-1]) + longest) if len(onset) else np.zeros(1)
     steps_in_bar = np.maximum(1, np.ceil(np.diff(lines) * steps_per_beat - ROUNDING)).astype(np.int64)
     places = _bar_and_position(onset, lines, steps_in_bar, steps_per_beat)
     every_note = BarredNotes(onset, duration, notes.pitch, notes.track, notes.drum, *places, steps_in_bar, lines)

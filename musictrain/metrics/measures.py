@@ -15,11 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from torchmetrics import Metric
 
-from musictrain.metrics import note_lengths, note_likelihood, pitch_classes, repetition, rhythm, set_distances, texture
+from musictrain.metrics import note_lengths, pitch_classes, repetition, rhythm, texture
 from musictrain.metrics.barred_notes import BarredNotes, Floats, in_bars
 from musictrain.metrics.over_pieces import MeanOverPieces, notes_of
 from musictrain.notes import Notes
-from musictrain.suggestions import did_you_mean
 
 Direction = Literal["two-sided", "higher is better", "lower is better"]
 
@@ -52,16 +51,11 @@ class Measure:
 def _of_piece(name: str, sentence: str, unit: str, metric: type[MeanOverPieces], **options: Any) -> Measure:
     """A measure of one piece: its function and its range are those of its metric."""
     function = partial(metric.measure, **options) if options else metric.measure
-    return Measure(name, sentence, unit, function, partial(metric, **options), *_range(metric))
+    return Measure(name, sentence, unit, function, partial(metric, **options), *declared_range(metric))
 
 
-def _of_sets(name: str, sentence: str, unit: str, function: Callable[..., float], metric: type[Metric]) -> Measure:
-    """A measure of more than one piece: its direction is that of its metric, too."""
-    direction: Direction = "higher is better" if metric.higher_is_better else "lower is better"
-    return Measure(name, sentence, unit, function, metric, *_range(metric), direction)
-
-
-def _range(metric: type[Metric]) -> tuple[float, float]:
+def declared_range(metric: type[Metric]) -> tuple[float, float]:
+    """The bounds a metric declares, infinite where it has none."""
     low, high = metric.plot_lower_bound, metric.plot_upper_bound
     return -math.inf if low is None else low, math.inf if high is None else high
 
@@ -126,35 +120,6 @@ _PIECE = (
 )
 MEASURES = {measure.name: measure for measure in _PIECE}
 """The measures of one piece, in the order in which they are shown."""
-
-_SETS = (
-    _of_sets(
-        *("overlapping_area", "How well the generated pieces fit among those of the corpus: 1 is as one of them.", ""),
-        *(set_distances.overlapping_area, set_distances.OverlappingArea),
-    ),
-    _of_sets(
-        *("kernel_divergence", "How unlike those of the corpus the generated pieces are: 0 is as one of them.", "nats"),
-        *(set_distances.kernel_divergence, set_distances.KernelDivergence),
-    ),
-    _of_sets(
-        *("bits_per_note", "How much each note of the music surprises the model.", "bits"),
-        *(note_likelihood.bits_per_note, note_likelihood.BitsPerNote),
-    ),
-)
-SET_MEASURES = {measure.name: measure for measure in _SETS}
-"""What is measured of two sets of pieces, or of the likelihood of one."""
-
-
-def measure_named(name: str) -> Measure:
-    """The measure of a piece, of sets or of a likelihood under its name.
-
-    Raises:
-        ValueError: if there is none.
-    """
-    known = MEASURES | SET_MEASURES
-    if name not in known:
-        raise ValueError(f"No measure is called {name!r}. {did_you_mean(name, known)} There are: {', '.join(known)}.".replace("  ", " "))
-    return known[name]
 
 
 def measure_all(notes: Notes | BarredNotes) -> dict[str, float]:

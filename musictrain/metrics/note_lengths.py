@@ -32,7 +32,7 @@ def mean_note_length(notes: Notes | BarredNotes) -> float:
 def note_length_histogram(notes: Notes | BarredNotes) -> Floats:
     """Share of notes of each length, (17,), summing to 1; ``LENGTHS`` are the lengths. All nan without notes.
 
-    Source: the note length histogram of mgeval (Yang & Lerch 2018), there 12 named values.
+    Source: the note length histogram of Yang & Lerch (2018), there of 12 named lengths.
     """
     return histogram_of_lengths(in_bars(notes).pitched.duration)
 

@@ -81,7 +81,7 @@ def pitch_class_transitions(notes: Notes | BarredNotes) -> Floats:
 
     Notes follow one another within a track; of several notes that start together the highest counts.
 
-    Source: ``pitch_class_transition_matrix`` of mgeval (Yang & Lerch 2018), there over notes in order of time, whatever their track.
+    Source: the pitch class transition matrix of Yang & Lerch (2018).
     """
     counts = _transition_counts(in_bars(notes).pitched)
     total = counts.sum()

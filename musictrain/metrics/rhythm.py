@@ -91,7 +91,7 @@ def inter_onset_intervals(notes: Notes | BarredNotes) -> Floats:
 def mean_inter_onset_interval(notes: Notes | BarredNotes) -> float:
     """Mean of :func:`inter_onset_intervals` in beats; nan where nothing follows.
 
-    Source: average inter-onset interval of mgeval (Yang & Lerch 2018), there in seconds and between all notes, chords included.
+    Source: the average inter-onset interval of Yang & Lerch (2018), there in seconds and between all notes, those of a chord included.
     """
     intervals = inter_onset_intervals(notes)
     return float(intervals.mean()) if len(intervals) else math.nan

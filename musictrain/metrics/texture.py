@@ -53,7 +53,7 @@ def polyphony_and_rate(notes: Notes | BarredNotes) -> tuple[float, float]:
 def pitch_range(notes: Notes | BarredNotes) -> float:
     """Semitones from the lowest note to the highest; 0 for one pitch, nan without pitched notes.
 
-    Source: mgeval (Yang & Lerch 2018). Differs from muspy 0.5 ``pitch_range``: a piece of drums alone has a range of -127 there.
+    Source: Yang & Lerch (2018). Differs from muspy 0.5 ``pitch_range``: a piece of drums alone has a range of -127 there.
     """
     pitch = in_bars(notes).pitched.pitch
     return float(pitch.max() - pitch.min()) if len(pitch) else math.nan

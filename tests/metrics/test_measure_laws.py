@@ -141,6 +141,11 @@ def test_the_grid_comes_from_the_time_signature() -> None:
     assert (in_bars(upbeat).steps_in_bar.tolist(), in_bars(upbeat).bar.tolist()) == ([4, 16, 16], [0, 1, 2])
 
 
+def test_a_time_signature_after_the_last_note_still_cuts_its_bar() -> None:
+    notes = Notes.from_rows([(0, 1, 60)], time_signatures=[(0, 4, 4), (2, 3, 4)])
+    assert in_bars(notes).lines.tolist() == [0.0, 2.0]
+
+
 def test_a_note_just_before_the_bar_line_belongs_to_the_next_bar() -> None:
     barred = in_bars(Notes.from_rows([(0, 1, 60), (3.95, 1, 62), (4.02, 1, 64)]))
     assert (barred.bar.tolist(), barred.position.tolist()) == ([0, 1, 1], [0, 0, 0])

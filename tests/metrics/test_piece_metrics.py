@@ -37,6 +37,7 @@ from musictrain.metrics import (
     note_length_histogram,
     pitch_class_transitions,
 )
+from musictrain.metrics.chorale_rules import RULES
 from musictrain.notes import Notes
 from tests.metrics.two_ranks import values_of_two_ranks
 
@@ -166,8 +167,13 @@ def test_directions_and_ranges_are_declared() -> None:
     assert two_sided == {None}
     assert {measure.direction for measure in MEASURES.values()} == {"two-sided"}
     assert DistanceToReference("polyphony", 4.0).higher_is_better is False
-    for measure in SET_MEASURES.values():
-        assert measure.direction == ("higher is better" if measure.metric.higher_is_better else "lower is better")
+    assert {name for name, measure in SET_MEASURES.items() if measure.direction == "higher is better"} == {
+        "overlapping_area",
+        "token_validity",
+    }
+    assert {name for name, measure in SET_MEASURES.items() if measure.direction == "two-sided"} == set(RULES)
+    assert SET_MEASURES["copy_rate"].direction == SET_MEASURES["bits_per_note"].direction == "lower is better"
+    assert SET_MEASURES["voice_crossing"].metric().rule == "voice_crossing"
     for name, make in METRICS.items():
         metric = make()
         assert metric.plot_lower_bound == 0.0, name
