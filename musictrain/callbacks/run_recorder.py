@@ -35,6 +35,7 @@ from musictrain.runs.status import HEARTBEAT_SECONDS, is_gone, read_status
 from musictrain.runs.train_log import TrainLog
 from musictrain.runs.writer import RecordWriter
 from musictrain.speed.eta_clock import EtaClock
+from musictrain.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -199,6 +200,12 @@ class RunRecorder(Callback):
         """Note whether it is finished, or which rule stopped it before."""
         if self._status is not None:
             self._ending = how_it_ended(trainer, self._status.status.total)
+            self._check_monitor(list(self._status.status.values))
+
+    def _check_monitor(self, logged: list[str]) -> None:
+        if logged and self.monitor is not None and self.monitor not in (BEST_METRIC, *logged):
+            hint = did_you_mean(self.monitor, logged) or f"It logged {', '.join(sorted(logged))}."
+            log.warning("RunRecorder watches %r for the best value, and this run never logged it. %s", self.monitor, hint)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write down how it ended and give the files back, after every other callback has had its last word."""

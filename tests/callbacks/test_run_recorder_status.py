@@ -125,6 +125,14 @@ def test_the_best_is_told_when_it_gets_better(tmp_path: Path, mode: str, values:
     assert told_values == sorted(set(told_values), reverse=mode == "min")
 
 
+def test_a_metric_that_was_never_logged_is_asked_about(tmp_path: Path) -> None:
+    trainer_with(tmp_path, RunRecorder(monitor="val/los")).fit(Logging())
+    assert final(only_run(tmp_path)).best == {}
+    text = only_run(tmp_path).log.read_text()
+    assert "RunRecorder watches 'val/los' for the best value, and this run never logged it. Did you mean" in text
+    assert "val/loss" in text
+
+
 def test_the_last_alert_and_their_number_are_told(tmp_path: Path) -> None:
     class Alarming(Logging):
         def on_train_batch_end(self, *args: Any) -> None:
