@@ -149,7 +149,7 @@ class Notifications(Callback):
             self._lines.append(message.as_record())
         if self._outbox is not None:
             self._outbox.put(message)
-        if self.console:
+        if self.console and not (event == "alert" and alerts_are_shown()):
             show(
                 f"{event}: {one_line(shortened(what, MOST_SHOWN))}"
                 + (f" {one_line(hide(str(details['advice'])))}" if details.get("advice") else "")
@@ -210,6 +210,11 @@ def check(events: Sequence[str], mode: str, wait_seconds: float, *, anywhere: bo
         raise ValueError(f"Notifications got mode={mode!r}; it knows min and max.")
     if wait_seconds < 0:
         raise ValueError(f"Notifications got wait_seconds={wait_seconds}; it needs 0 or more.")
+
+
+def alerts_are_shown() -> bool:
+    """Whether somebody else puts alerts on the terminal, as the command line does."""
+    return any(getattr(handler, "shows_alerts", False) for handler in logging.getLogger().handlers)
 
 
 def show(line: str) -> None:

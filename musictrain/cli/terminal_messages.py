@@ -25,6 +25,8 @@ class TerminalMessages(logging.Handler):
     Of several processes the first one shows all, any other its errors alone. What is said over and over is counted, as in the file.
     """
 
+    shows_alerts = True  # whoever else would need not
+
     def __init__(self) -> None:
         super().__init__(logging.WARNING)
         self._rank = rank_of_process()

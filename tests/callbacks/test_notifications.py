@@ -93,6 +93,20 @@ def test_everything_that_happens_is_told_in_the_file_and_on_the_terminal(tmp_pat
     }
 
 
+def test_an_alert_that_is_on_the_terminal_anyway_is_not_told_there_twice(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    class Shows(logging.NullHandler):
+        shows_alerts = True
+
+    handler = Shows()
+    logging.getLogger().addHandler(handler)
+    try:
+        fit(tmp_path, Notifications(file=True), Alarm())
+    finally:
+        logging.getLogger().removeHandler(handler)
+    assert "The loss jumped" not in capsys.readouterr().out
+    assert ("alert", "The loss jumped.") in told_in(tmp_path)
+
+
 def test_mail_tells_the_same(tmp_path: Path) -> None:
     with mail_server() as (box, port):
         mail = MailSettings("127.0.0.1", "bob@example.org", tls="none", port=port)

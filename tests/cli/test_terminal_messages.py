@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
+from musictrain.callbacks.notifications import alerts_are_shown
 from musictrain.cli.console import quiet_terminal
 from musictrain.cli.terminal_messages import TerminalMessages
 from musictrain.runs.alerts import alert
@@ -107,6 +108,12 @@ def test_other_processes_tell_their_errors_alone(monkeypatch: pytest.MonkeyPatch
     for level in (logging.WARNING, logging.ERROR):
         handler.handle(logging.LogRecord("musictrain", level, __file__, 1, "it broke", None, None))
     assert capsys.readouterr().err == "error on rank 3: it broke\n"
+
+
+def test_whoever_else_shows_alerts_can_see_that_they_are_shown(messages: TerminalMessages) -> None:
+    assert alerts_are_shown()
+    logging.getLogger().removeHandler(messages)
+    assert not alerts_are_shown()
 
 
 def test_secrets_are_hidden_there_too(
