@@ -42,8 +42,6 @@ raise SystemExit(status)
         (["resume", "nowhere"], 2),
         (["resume", "--help"], 0),
         (["validate", "--run", "nowhere"], 2),
-        (["notify", "nowhere"], 2),
-        (["notify", "--help"], 0),
         (["runs"], 0),
         (["runs", "list", "--json"], 0),
         (["runs", "show", "nowhere"], 2),
