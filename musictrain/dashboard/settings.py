@@ -35,7 +35,7 @@ class Settings:
         self._told: dict[str, Any] = {}
 
     def read(self) -> dict[str, Any]:
-        """``settings`` and ``environment`` as [key, value], ``changes`` as [key, then, now] from the run ``parent``; ``parents``, ``tags``, ``note``."""
+        """``settings``, ``environment`` and, since ``parent``, ``changes`` in lines of a table; ``parents``, ``tags``, ``note``."""
         now: list[object] = [_stamp(path) for path in (self.run.config, self.run.environment, self.run.lineage, self.run.labels)]
         if now != self._seen:
             self._told, self._seen = self._read(), now
