@@ -126,7 +126,7 @@ class WriteSamples(Callback):
         self._budget = TimeBudget(most_share)
         self._validations = 0
         self._warned = False
-        self._last_fault = ""
+        self._told_faults: set[str] = set()
 
     def state_dict(self) -> dict[str, Any]:
         """How many validations there were and how much time went where, so that a resumed run goes on sampling as it did."""
@@ -207,7 +207,6 @@ class WriteSamples(Callback):
             if not at_end and not self._is_affordable(asked, network, tokenizer, trainer.datamodule):  # type: ignore[attr-defined]
                 return
             self._write_all(asked, network, tokenizer, trainer)
-            self._last_fault = ""
         except Exception as error:
             # Hours of training are worth more than a sample.
             self._report(error, trainer.global_step)
@@ -231,7 +230,7 @@ class WriteSamples(Callback):
     def _report(self, error: Exception, step: int) -> None:
         fault = f"{type(error).__name__}: {error}"
         log.info("Sampling at step %d failed.", step, exc_info=error)
-        if fault != self._last_fault:
+        if fault not in self._told_faults:
             alert(
                 log,
                 f"Sampling at step {step} failed; training is not affected. {fault}",
@@ -239,7 +238,7 @@ class WriteSamples(Callback):
                 advice="The traceback is in train.log. If the logits are not finite, look at the loss; if the disk is full, make room.",
                 step=step,
             )
-        self._last_fault = fault
+        self._told_faults.add(fault)
 
     def _write_all(self, asked: Round, network: nn.Module, tokenizer: Tokenizer, trainer: Trainer) -> None:
         datamodule = trainer.datamodule  # type: ignore[attr-defined]
@@ -248,7 +247,10 @@ class WriteSamples(Callback):
             for name, piece in zip(request.names, pieces, strict=True):
                 self._write(asked, asked.folder / name, piece, request, trainer)
             if request.prompt is not None:
-                self._write_reference(asked, request, pieces[0].prompt_beats, tokenizer, trainer)
+                try:
+                    self._write_reference(asked, request, pieces[0].prompt_beats, tokenizer, trainer)
+                except Exception as error:  # the other prompts can be played all the same
+                    self._report(error, asked.step)
 
     def _requests(self, datamodule: Any, num: int) -> Iterator[Request]:
         if num:

@@ -216,11 +216,12 @@ def test_loggers_that_take_samples_get_each_when_it_is_there(tmp_path: Path) -> 
     ]
 
 
-def test_training_draws_the_same_numbers_with_and_without_samples(tmp_path: Path) -> None:
+@pytest.mark.parametrize("averaged", [False, True], ids=["plain", "with a moving average"])
+def test_training_draws_the_same_numbers_with_and_without_samples(tmp_path: Path, averaged: bool) -> None:
     def weights(samples: WriteSamples) -> Tensor:
         torch.manual_seed(3)
         module = Playing()
-        fit(tmp_path, samples, module)
+        fit(tmp_path, samples, module, callbacks=[LightningEMAWeightAveraging(decay=0.5)] if averaged else [])
         return torch.cat([module.layer.weight.flatten(), torch.rand(3)])
 
     assert torch.equal(weights(WriteSamples(most_share=1, num=1, beats=2)), weights(WriteSamples(num=0, continuations=0)))
@@ -249,6 +250,17 @@ def test_a_failing_sample_does_not_end_the_training(tmp_path: Path, caplog: pyte
     alerts = [told for record in caplog.records if (told := alert_of(record))]
     assert [(told["kind"], told["step"]) for told in alerts] == [("sampling_failed", 2)]
     assert alerts[0]["message"].startswith("Sampling at step 2 failed; training is not affected. ValueError: The network's logits are nan")
+
+
+def test_a_reference_that_cannot_be_written_keeps_no_prompt_from_being_played(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(WriteSamples, "_write_reference", fails)
+    datamodule = Music()
+    datamodule.corpus = SimpleNamespace(split=lambda name: [Music.piece, Music.piece])
+    _, run = fit(tmp_path, WriteSamples(every=0, num=0, beats=2), datamodule=datamodule)
+    assert names(run / "samples" / "step_000004") == ["continued_1.mid", "continued_2.mid"]
 
 
 def test_a_failure_of_another_kind_is_another_alert(caplog: pytest.LogCaptureFixture) -> None:
