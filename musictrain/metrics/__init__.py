@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from musictrain.metrics.barred_notes import BarredNotes, in_bars
-    from musictrain.metrics.chorale_rules import rule_counts, rule_rates
+    from musictrain.metrics.chorale_rules import chorale_counts, chorale_faults, chorale_rates, is_four_part
     from musictrain.metrics.chorale_rules_metrics import ChoraleRate, ChoraleRuleDistance
     from musictrain.metrics.copying import CopyCounts, Match, copy_counts, copy_rate, corpus_copy_rate, longest_match
-    from musictrain.metrics.copying_index import CopyIndex
+    from musictrain.metrics.copying_index import CopyIndex, as_tokens_hold
     from musictrain.metrics.copying_metrics import CopyExcess, CopyRate, LongestMatch
-    from musictrain.metrics.frechet import frechet_distance, frechet_excess
+    from musictrain.metrics.frechet import FeatureScale, chance_distances, frechet_distance, frechet_excess
     from musictrain.metrics.frechet_features import feature_matrix
     from musictrain.metrics.frechet_metrics import FrechetDistance
     from musictrain.metrics.intervals import Interval, band, bands, bootstrap_interval, bootstrap_intervals
@@ -100,11 +100,11 @@ _NAMES = {
     "intervals": "Interval band bands bootstrap_interval bootstrap_intervals",
     "reference_distance": "DistanceToReference distance_to_band",
     "copying": "CopyCounts Match copy_counts copy_rate corpus_copy_rate longest_match",
-    "copying_index": "CopyIndex",
+    "copying_index": "CopyIndex as_tokens_hold",
     "copying_metrics": "CopyRate CopyExcess LongestMatch",
-    "chorale_rules": "rule_counts rule_rates",
+    "chorale_rules": "chorale_counts chorale_faults chorale_rates is_four_part",
     "chorale_rules_metrics": "ChoraleRate ChoraleRuleDistance",
-    "frechet": "frechet_distance frechet_excess",
+    "frechet": "FeatureScale chance_distances frechet_distance frechet_excess",
     "frechet_metrics": "FrechetDistance",
     "validity": "token_validity validity_counts token_faults illegal_probability",
     "validity_metrics": "TokenValidity",
@@ -126,6 +126,7 @@ __all__ = [
     "CopyRate",
     "DistanceToReference",
     "EmptyBarRate",
+    "FeatureScale",
     "FrechetDistance",
     "GrooveSimilarity",
     "GrooveSimilarityAdjacent",
@@ -152,12 +153,17 @@ __all__ = [
     "ScaleConsistency",
     "SetComparison",
     "TokenValidity",
+    "as_tokens_hold",
     "band",
     "bands",
     "bar_repetition",
     "bits_per_note",
     "bootstrap_interval",
     "bootstrap_intervals",
+    "chance_distances",
+    "chorale_counts",
+    "chorale_faults",
+    "chorale_rates",
     "compare_sets",
     "copy_counts",
     "copy_rate",
@@ -175,6 +181,7 @@ __all__ = [
     "in_bars",
     "inter_onset_histogram",
     "inter_onset_intervals",
+    "is_four_part",
     "kernel_divergence",
     "longest_match",
     "mean_inter_onset_interval",
@@ -193,8 +200,6 @@ __all__ = [
     "pitch_range",
     "polyphony",
     "polyphony_rate",
-    "rule_counts",
-    "rule_rates",
     "scale_consistency",
     "token_faults",
     "token_validity",

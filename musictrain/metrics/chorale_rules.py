@@ -133,7 +133,7 @@ def sonorities(notes: Notes) -> Sonorities:
     return Sonorities(moments[changes & sounds] / TICKS_PER_BEAT, pitch[changes & sounds])
 
 
-def rule_counts(notes: Notes) -> dict[str, RuleCounts]:
+def chorale_counts(notes: Notes) -> dict[str, RuleCounts]:
     """How often each rule was broken, of how many changes of sonority or sonorities; no chances in a piece that is not four-part."""
     if not is_four_part(notes):
         return dict.fromkeys(RULES, RuleCounts(0, 0))
@@ -142,19 +142,19 @@ def rule_counts(notes: Notes) -> dict[str, RuleCounts]:
     return {rule: RuleCounts(_count(rule, heard), num_sonorities - (rule in OF_A_CHANGE)) for rule in RULES}
 
 
-def rule_rates(notes: Notes) -> dict[str, float]:
+def chorale_rates(notes: Notes) -> dict[str, float]:
     """How often each of ``RULES`` is broken, per 100 changes of sonority or per 100 sonorities.
 
-    Read them as a distance to Bach's rates (``BACH``), and of many pieces together: add up ``rule_counts``. A piece that is not four-part
-    cannot be judged and has nan, and so has a change rule in a single sonority.
+    Read them as a distance to Bach's rates (``BACH``), and of many pieces together: add up ``chorale_counts``. A piece that is not
+    four-part cannot be judged and has nan, and so has a change rule in a single sonority.
 
-    >>> parallel = Notes.from_rows([(0, 1, 67), (1, 1, 69), (0, 2, 64), (0, 2, 55), (0, 1, 48), (1, 1, 50)], track=[0, 0, 1, 2, 3, 3])
-    >>> rule_rates(parallel)["parallel_fifths"]
+    >>> parallel = Notes([0, 1, 0, 0, 0, 1], [1, 1, 2, 2, 1, 1], [67, 69, 64, 55, 48, 50], track=[0, 0, 1, 2, 3, 3])
+    >>> chorale_rates(parallel)["parallel_fifths"]
     100.0
 
     Source: the rules are those of every textbook of harmony; the counting is ours.
     """
-    return {rule: counts.rate for rule, counts in rule_counts(notes).items()}
+    return {rule: counts.rate for rule, counts in chorale_counts(notes).items()}
 
 
 def chorale_faults(notes: Notes) -> list[Fault]:

@@ -14,14 +14,14 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from musictrain.metrics.chorale_rules import BACH, check_rule, rule_counts
+from musictrain.metrics.chorale_rules import BACH, check_rule, chorale_counts
 from musictrain.metrics.over_pieces import notes_of
 from musictrain.metrics.reference_distance import distance_to_band
 from musictrain.notes import Notes
 
 
 class ChoraleRate(Metric):
-    """How often a rule is broken, per 100 changes of sonority or per 100 sonorities: see ``rule_rates``. Neither high nor low is better.
+    """How often a rule is broken, per 100 changes of sonority or per 100 sonorities: see ``chorale_rates``. Neither high nor low is better.
 
     Args:
         rule: one of ``chorale_rules.RULES``.
@@ -48,7 +48,7 @@ class ChoraleRate(Metric):
     def update(self, pieces: Notes | Iterable[Notes]) -> None:
         """Count one piece or several."""
         for notes in notes_of(pieces):
-            counts = rule_counts(notes)[self.rule]
+            counts = chorale_counts(notes)[self.rule]
             self.faults = self.faults + counts.faults
             self.chances = self.chances + counts.chances
 

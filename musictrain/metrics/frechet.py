@@ -1,9 +1,9 @@
 """The Frechet distance of two sets of pieces: how far apart Gaussians over their features lie.
 
 Conventions: a set is a matrix (pieces, features), such as ``frechet_features.feature_matrix`` gives, in units in which one feature is as
-telling as another: divide by the reference's deviations (``Scale``). The distance is the squared one, as everybody reports it: the squared
-length between the means, plus what the covariances differ by. Covariances are shrunk towards their mean variance (OAS), without which
-fewer pieces than features give nonsense. It is 0 for a set and itself, the same both ways, and blind to all but means and covariances.
+telling as another: divide by the reference's deviations (``FeatureScale``). The distance is the squared one, as everybody reports it: the
+squared length between the means, plus what the covariances differ by. Covariances are shrunk towards their mean variance (OAS), without
+which fewer pieces than features give nonsense. It is 0 for a set and itself, the same both ways, and blind to all but means and covariances.
 
 **Few pieces look far away.** Sets drawn from one source have a distance above 0, and the more so the fewer pieces: two sets of 10, 30, 100
 and 180 of the built-in chorales are 14, 6, 4 and 2.6 apart. So compare only sets of one size, and read a distance beside
@@ -36,14 +36,14 @@ class Gaussian(NamedTuple):
     covariance: Floats
 
 
-class Scale(NamedTuple):
+class FeatureScale(NamedTuple):
     """Means and deviations of a reference set, by which features become comparable, (features,) each."""
 
     mean: Floats
     deviation: Floats
 
     @classmethod
-    def of(cls, reference: ArrayLike) -> Scale:
+    def of(cls, reference: ArrayLike) -> FeatureScale:
         """The scale of a set (pieces, features). A feature that hardly varies in it keeps a deviation: a thousandth of its size, at least.
 
         Raises:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from musictrain.metrics.frechet import FEWEST_PIECES, Gaussian, Scale, gaussian_distance, gaussian_of, shrunk_covariance
+from musictrain.metrics.frechet import FEWEST_PIECES, FeatureScale, Gaussian, gaussian_distance, gaussian_of, shrunk_covariance
 from musictrain.metrics.frechet_features import FEATURES, feature_matrix
 from musictrain.metrics.over_pieces import notes_of
 from musictrain.notes import Notes
@@ -45,7 +45,7 @@ class FrechetDistance(Metric):
     def __init__(self, reference: Iterable[Notes], **torchmetrics_options: Any) -> None:
         super().__init__(**torchmetrics_options)
         points = feature_matrix(reference)
-        self.scale = Scale.of(points)
+        self.scale = FeatureScale.of(points)
         self.reference = gaussian_of(self.scale.of_points(points))
         self.add_state("num_pieces", torch.tensor(0), dist_reduce_fx="sum", persistent=True)
         self.add_state("total", torch.zeros(len(FEATURES)), dist_reduce_fx="sum", persistent=True)

@@ -46,7 +46,7 @@ _RULES = {
 
 
 def _rule_rate(rule: str, notes: Notes) -> float:
-    return chorale_rules.rule_rates(notes)[rule]
+    return chorale_rules.chorale_rates(notes)[rule]
 
 
 _SETS = (
@@ -67,7 +67,11 @@ _SETS = (
         *(frechet.frechet_distance, frechet_metrics.FrechetDistance),
     ),
     _of_sets(
-        *("copy_rate", "Share of passages that stand in the training set: at most the validation set's own rate is no copying.", ""),
+        *(
+            "copy_rate",
+            "Share of windows that stand in the training set: above the validation set's own rate it copies, below it may still.",
+            "",
+        ),
         *(copying.copy_rate, copying_metrics.CopyRate),
     ),
     _of_sets(

@@ -17,10 +17,10 @@ from musictrain.metrics.chorale_rules import (
     RULES,
     Fault,
     RuleCounts,
+    chorale_counts,
     chorale_faults,
+    chorale_rates,
     is_four_part,
-    rule_counts,
-    rule_rates,
     sonorities,
 )
 from musictrain.notes import Notes
@@ -36,7 +36,7 @@ def chords(*rows: tuple[int, int, int, int], signatures=()) -> Notes:
 
 def found(*rows: tuple[int, int, int, int]) -> dict[str, int]:
     """The rules that are broken, and how often."""
-    return {rule: counts.faults for rule, counts in rule_counts(chords(*rows)).items() if counts.faults}
+    return {rule: counts.faults for rule, counts in chorale_counts(chords(*rows)).items() if counts.faults}
 
 
 # C major, every voice in its place: c' e' g' c''.
@@ -75,23 +75,23 @@ def test_compound_intervals_are_parallel_too():
 
 def test_rates_are_per_hundred():
     piece = chords(TONIC, (74, 69, 65, 50), TONIC, (72, 64, 67, 48))
-    counts = rule_counts(piece)
+    counts = chorale_counts(piece)
     assert counts["parallel_octaves"] == RuleCounts(2, 3)
     assert counts["voice_crossing"] == RuleCounts(1, 4)
-    assert rule_rates(piece)["parallel_octaves"] == pytest.approx(200 / 3)
-    assert rule_rates(piece)["voice_crossing"] == 25.0
+    assert chorale_rates(piece)["parallel_octaves"] == pytest.approx(200 / 3)
+    assert chorale_rates(piece)["voice_crossing"] == 25.0
 
 
 def test_a_sonority_crossed_twice_counts_once_and_is_listed_twice():
     piece = chords((60, 64, 67, 48))
-    assert rule_counts(piece)["voice_crossing"].faults == 1
+    assert chorale_counts(piece)["voice_crossing"].faults == 1
     assert [fault.voices for fault in chorale_faults(piece)] == [("soprano", "alto"), ("alto", "tenor")]
 
 
 def test_striking_again_is_no_change():
     struck_again = Notes([0, 1, 0, 0, 0], [1, 1, 2, 2, 2], [72, 72, 67, 64, 48], track=[0, 0, 1, 2, 3])
     assert len(sonorities(struck_again).onset) == 1
-    assert rule_counts(struck_again)["parallel_octaves"].chances == 0
+    assert chorale_counts(struck_again)["parallel_octaves"].chances == 0
 
 
 def test_a_resting_voice_breaks_no_rule():
@@ -104,7 +104,7 @@ def test_a_resting_voice_breaks_no_rule():
 def test_a_sonority_between_two_others_counts_though_it_is_short():
     slow = chords((72, 67, 64, 48), (74, 69, 65, 50))
     passing = replace(slow, duration=np.where((slow.track == 3) & (slow.onset == 0), 0.5, slow.duration))
-    assert rule_counts(passing)["parallel_octaves"] == RuleCounts(0, 2)  # the bass falls silent before it moves
+    assert chorale_counts(passing)["parallel_octaves"] == RuleCounts(0, 2)  # the bass falls silent before it moves
 
 
 def test_a_planted_fault_is_told_with_bar_and_voices():
@@ -120,7 +120,7 @@ def test_faults_and_counts_tell_the_same(rows):
     if not is_four_part(piece):
         return
     listed = chorale_faults(piece)
-    for rule, counts in rule_counts(piece).items():
+    for rule, counts in chorale_counts(piece).items():
         places = [fault.beat for fault in listed if fault.rule == rule]
         assert counts.faults == (len(places) if rule in CHANGES else len(set(places)))
         assert counts.faults <= counts.chances * (6 if rule in CHANGES else 1)
@@ -130,7 +130,7 @@ def test_faults_and_counts_tell_the_same(rows):
 def test_key_and_tempo_do_not_matter(rows, semitones):
     piece = chords(*rows)
     slower = replace(piece, onset=piece.onset * 3, duration=piece.duration * 3)
-    assert rule_counts(piece.transposed(semitones + 12)) == rule_counts(piece) == rule_counts(slower)
+    assert chorale_counts(piece.transposed(semitones + 12)) == chorale_counts(piece) == chorale_counts(slower)
 
 
 @given(FRAMES)
@@ -163,7 +163,7 @@ def test_overlap_within_a_voice_ends_with_its_next_note():
 )
 def test_what_is_not_four_part_is_not_judged(notes):
     assert not is_four_part(notes)
-    assert all(math.isnan(rate) for rate in rule_rates(notes).values())
+    assert all(math.isnan(rate) for rate in chorale_rates(notes).values())
     with pytest.raises(ValueError, match="four voices of one note at a time"):
         chorale_faults(notes)
 
@@ -175,7 +175,7 @@ def shifted(notes: Notes) -> Notes:
 
 
 def rates_of(pieces: list[Notes]) -> dict[str, float]:
-    counts = [rule_counts(piece) for piece in pieces]
+    counts = [chorale_counts(piece) for piece in pieces]
     return {rule: RuleCounts(*map(sum, zip(*(each[rule] for each in counts), strict=True))).rate for rule in RULES}
 
 

@@ -14,8 +14,8 @@ from sklearn.covariance import oas
 
 from musictrain.data import load_corpus
 from musictrain.metrics.frechet import (
+    FeatureScale,
     Gaussian,
-    Scale,
     chance_distances,
     frechet_distance,
     frechet_excess,
@@ -140,7 +140,7 @@ def test_chance_is_a_function_of_its_seed_and_ignores_the_labels():
 
 
 def test_scale_keeps_a_feature_that_hardly_varies():
-    scale = Scale.of([[1.0, 5.0], [3.0, 5.0]])
+    scale = FeatureScale.of([[1.0, 5.0], [3.0, 5.0]])
     assert scale.deviation.tolist() == [1.0, 0.005]
     assert scale.of_points([[4.0, 5.0]]).tolist() == [[2.0, 0.0]]
 
@@ -210,7 +210,7 @@ def updated(metric: FrechetDistance, samples: list[Notes]) -> FrechetDistance:
 
 def distance_of_all() -> float:
     reference = feature_matrix(CORPUS)
-    scale = Scale.of(reference)
+    scale = FeatureScale.of(reference)
     return frechet_distance(scale.of_points(reference), scale.of_points(feature_matrix(SAMPLES)))
 
 
@@ -248,7 +248,7 @@ def test_two_ranks_agree_on_all_pieces(repository: Path, tmp_path: Path):
 def test_chorales_transposed_ever_farther_are_ever_farther():
     corpus = load_corpus("chorales", progress=False)
     reference = feature_matrix(piece.notes for piece in corpus.split("train")[:100])
-    scale = Scale.of(reference)
+    scale = FeatureScale.of(reference)
     valid = [piece.notes for piece in corpus.split("valid")]
     distances = [
         frechet_distance(scale.of_points(reference), scale.of_points(feature_matrix(notes.transposed(semitones) for notes in valid)))
