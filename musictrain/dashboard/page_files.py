@@ -26,7 +26,20 @@ log = logging.getLogger(__name__)
 PAGE = Path(__file__).with_name("page")
 # In the order in which they are loaded; whoever has not been written yet is left out.
 STYLES = ("theme.css", "page.css", "listen.css")
-SCRIPTS = ("base.js", "curves.js", "chart.js", "charts.js", "texts.js", "player.js", "roll.js", "blind.js", "listen.js", "page.js")
+SCRIPTS = (
+    "base.js",
+    "curves.js",
+    "chart.js",
+    "charts.js",
+    "header.js",
+    "attention.js",
+    "texts.js",
+    "player.js",
+    "roll.js",
+    "blind.js",
+    "listen.js",
+    "page.js",
+)
 POLICY = (
     "default-src 'none'; base-uri 'none'; form-action 'none'; connect-src 'none'; object-src 'none'; "
     "script-src 'self' file: {hashes}; style-src 'unsafe-inline'; img-src 'self' file: data: blob:; media-src 'self' file: data: blob:"

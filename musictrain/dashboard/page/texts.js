@@ -5,7 +5,8 @@
   const MOST_ROWS = 1000;
 
   function searchField(label, listener) {
-    return M.element("input", { class: "field", type: "search", placeholder: label, "aria-label": label, autocomplete: "off", spellcheck: "false", oninput: listener });
+    const quiet = { autocomplete: "off", spellcheck: "false" };
+    return M.element("input", { class: "field", type: "search", placeholder: label, "aria-label": label, ...quiet, oninput: listener });
   }
 
   function panel(title, id, ...extras) {
@@ -15,23 +16,20 @@
     return { node, heading, body };
   }
 
-  function table(heads, rows, classes) {
-    return M.element(
-      "table",
-      { class: "settings-table" },
-      M.element("thead", {}, M.element("tr", {}, heads.map((head) => M.element("th", { scope: "col", text: head })))),
-      M.element("tbody", {}, rows.map((row) => M.element("tr", {}, row.map((cell, place) => M.element(place ? "td" : "th", { scope: place ? null : "row", class: classes[place], text: cell }))))),
-    );
+  function table(heads, rows, classes = []) {
+    const cell = (text, place) => M.element(place ? "td" : "th", { scope: place ? null : "row", class: classes[place], text });
+    const head = M.element("tr", {}, heads.map((text) => M.element("th", { scope: "col", text })));
+    const lines = rows.map((row) => M.element("tr", {}, row.map(cell)));
+    return M.element("table", { class: "settings-table" }, M.element("thead", {}, head), M.element("tbody", {}, lines));
   }
 
   // ---- settings
 
-  const settings = { made: false, text: "", query: "" };
+  const settings = { made: false, text: "", query: "", data: null };
 
   function makeSettings(host) {
     settings.made = true;
-    settings.note = M.element("p", { class: "empty" });
-    settings.note.style.marginBottom = "12px";
+    settings.note = M.element("p", { class: "empty descent" });
     settings.changes = panel("Changed", "settings-changes");
     settings.search = searchField("Search settings", () => {
       settings.query = settings.search.value;
@@ -48,93 +46,110 @@
   }
 
   function fillSettings() {
-    const { data } = settings;
-    const rows = matching(data.settings, settings.query);
-    const count = rows.length < data.settings.length ? `${M.count(rows.length)} of ${M.count(data.settings.length)}` : M.count(data.settings.length);
-    M.setText(settings.all.heading, `Configuration, ${count} ${data.settings.length === 1 ? "setting" : "settings"}`);
-    settings.all.body.replaceChildren(rows.length ? table(["Setting", "Value"], rows.slice(0, MOST_ROWS), []) : M.element("p", { class: "empty pad", text: data.settings.length ? `No setting holds “${settings.query}”.` : "" }));
+    const every = settings.data.settings;
+    const rows = matching(every, settings.query);
+    const count = rows.length < every.length ? `${M.count(rows.length)} of ${M.count(every.length)}` : M.count(every.length);
+    M.setText(settings.all.heading, `Configuration, ${count} ${every.length === 1 ? "setting" : "settings"}`);
+    const none = M.element("p", { class: "empty pad", text: `No setting holds “${settings.query}”.` });
+    settings.all.body.replaceChildren(rows.length ? table(["Setting", "Value"], rows.slice(0, MOST_ROWS)) : none);
+  }
+
+  function descent(data) {
+    const told = data.parents.length ? [`This run was ${data.parents.join("; ")}.`] : [];
+    if (data.parent && !data.changes.length) told.push(`Its configuration is the same as that of ${data.parent}.`);
+    if (!data.settings.length) told.push("There is no config.yaml in this run: a RunRecorder writes it, if it is given the configuration.");
+    return told.join(" ");
   }
 
   M.showSettings = function (host, data) {
     if (!settings.made) makeSettings(host);
     const text = JSON.stringify([data.settings, data.changes, data.environment, data.parents, data.parent]);
     if (text === settings.text) return;
-    settings.text = text;
-    settings.data = data;
-    const parents = data.parents || [];
-    let note = parents.length ? `This run was ${parents.join("; ")}.` : "";
-    if (data.parent && !data.changes.length) note += ` Its configuration is the same as that of ${data.parent}.`;
-    if (!data.settings.length) note += " There is no config.yaml in this run: a RunRecorder writes it, if it is given the configuration.";
-    M.setText(settings.note, note.trim());
-    settings.note.hidden = !note;
+    Object.assign(settings, { text, data });
+    M.setText(settings.note, descent(data));
+    settings.note.hidden = !descent(data);
     settings.changes.node.hidden = !data.changes.length;
     M.setText(settings.changes.heading, `Changed since ${data.parent}`);
     settings.changes.body.replaceChildren(table(["Setting", "Then", "Now"], data.changes, [null, "was", "now"]));
     settings.all.node.hidden = !data.settings.length;
     settings.environment.node.hidden = !data.environment.length;
-    settings.environment.body.replaceChildren(table(["Fact", "Value"], data.environment, []));
+    settings.environment.body.replaceChildren(table(["Fact", "Value"], data.environment));
     fillSettings();
   };
 
   // ---- log
 
-  const log = { made: false, text: "", query: "", least: "INFO", source: "log" };
-  const ORDER = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
+  const LEVELS = ["DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL"];
+  const SOURCES = { log: "Log", events: "Events" };
+  const LEAST = { INFO: "All", WARNING: "Warnings", ERROR: "Errors" };
+  const log = { made: false, text: "", query: "", least: "INFO", source: "log", data: null, filled: false };
+
+  function choices(name, label, words) {
+    const group = M.element("div", { class: "choice", role: "group", "aria-label": label });
+    for (const [value, word] of Object.entries(words)) {
+      const button = M.element("button", { type: "button", "aria-pressed": String(log[name] === value), text: word });
+      button.addEventListener("click", () => {
+        log[name] = value;
+        for (const each of group.children) each.setAttribute("aria-pressed", String(each === button));
+        fillLog(true);
+      });
+      group.append(button);
+    }
+    return group;
+  }
 
   function makeLog(host) {
     log.made = true;
-    const choose = (name, value, buttons) => {
-      log[name] = value;
-      for (const button of buttons.children) button.setAttribute("aria-pressed", String(button.dataset.value === value));
-      fillLog(true);
-    };
-    const choices = (name, label, pairs) => {
-      const buttons = M.element("div", { class: "choice", role: "group", "aria-label": label });
-      for (const [value, word] of pairs) {
-        buttons.append(M.element("button", { type: "button", "data-value": value, "aria-pressed": String(log[name] === value), text: word, onclick: () => choose(name, value, buttons) }));
-      }
-      return buttons;
-    };
-    log.sources = choices("source", "What is shown", [["log", "Log"], ["events", "Events"]]);
-    log.levels = choices("least", "Least level", [["INFO", "All"], ["WARNING", "Warnings"], ["ERROR", "Errors"]]);
+    log.levels = choices("least", "Least level", LEAST);
     log.search = searchField("Search log", () => {
-      log.query = log.search.value;
+      log.query = log.search.value.toLowerCase();
       fillLog(false);
     });
-    log.panel = panel("Last lines", "log-lines", M.element("div", { class: "filters" }, log.sources, log.levels, log.search));
+    const filters = M.element("div", { class: "filters" }, choices("source", "What is shown", SOURCES), log.levels, log.search);
+    log.panel = panel("Last lines", "log-lines", filters);
     log.list = M.element("ol", { class: "lines" });
     log.panel.body.append(log.list);
     host.replaceChildren(log.panel.node);
   }
 
+  // The date without its year, the time without its fractions.
+  const shortTime = (when) => when.replace("T", " ").replace(/[,.]\d+$/, "").slice(5);
+
   function rowsOfLog() {
-    if (log.source === "events") return log.data.events.map((each) => ({ when: M.moment(each.time, true), level: "", what: each.event, text: each.text }));
-    return log.data.log.map(([when, level, text]) => ({ when: when.replace("T", " ").replace(/[,.]\d+$/, "").slice(5), level, what: level === "INFO" || level === "DEBUG" ? level.toLowerCase() : level, text }));
+    if (log.source === "events") {
+      return log.data.events.map((each) => ({ when: M.moment(each.time, true), level: "", what: each.event, text: each.text }));
+    }
+    const quiet = (level) => (LEVELS.indexOf(level) < 2 ? level.toLowerCase() : level);
+    return log.data.log.map(([when, level, text]) => ({ when: shortTime(when), level, what: quiet(level), text }));
+  }
+
+  function fits(row) {
+    const loud = log.source === "events" || LEVELS.indexOf(row.level) >= LEVELS.indexOf(log.least);
+    return loud && `${row.what} ${row.text}`.toLowerCase().includes(log.query);
+  }
+
+  function lineItem(row, place) {
+    // A line that goes on with the one before it needs no level of its own.
+    const what = row.when || !place ? row.what : "";
+    const parts = Object.entries({ when: row.when, what, text: row.text });
+    const spans = parts.map(([name, text]) => M.element("span", { class: name, text }));
+    return M.element("li", { "data-level": row.level }, spans);
   }
 
   function fillLog(toEnd) {
+    const { body } = log.panel;
     const every = rowsOfLog();
-    const query = log.query.toLowerCase();
-    const least = ORDER.indexOf(log.least);
-    const rows = every.filter((row) => (log.source === "events" || ORDER.indexOf(row.level) >= least) && (!query || `${row.what} ${row.text}`.toLowerCase().includes(query)));
-    const atEnd = log.panel.body.scrollHeight - log.panel.body.scrollTop - log.panel.body.clientHeight < 30;
-    log.levels.hidden = log.source === "events";
+    const rows = every.filter(fits);
+    const atEnd = body.scrollHeight - body.scrollTop - body.clientHeight < 30;
     const what = log.source === "events" ? "events" : "lines";
-    M.setText(log.panel.heading, rows.length === every.length ? `Last ${M.count(rows.length)} ${what}` : `${M.count(rows.length)} of the last ${M.count(every.length)} ${what}`);
-    log.list.replaceChildren(
-      ...rows.map((row, place) =>
-        M.element(
-          "li",
-          { "data-level": row.level },
-          M.element("span", { class: "when", text: row.when }),
-          // A line that goes on with the one before it needs no level of its own.
-          M.element("span", { class: "what", text: row.when || !place ? row.what : "" }),
-          M.element("span", { class: "text", text: row.text }),
-        ),
-      ),
-    );
-    if (!rows.length) log.list.append(M.element("li", {}, M.element("span", { class: "nothing quiet", text: every.length ? "Nothing here fits the filter." : "Nothing has been written yet." })));
-    if (toEnd || atEnd || !log.filled) log.panel.body.scrollTop = log.panel.body.scrollHeight;
+    const few = rows.length < every.length;
+    log.levels.hidden = log.source === "events";
+    const counted = few ? `${M.count(rows.length)} of the last ${M.count(every.length)}` : `Last ${M.count(rows.length)}`;
+    M.setText(log.panel.heading, `${counted} ${what}`);
+    const why = few ? "Nothing here fits the filter." : "Nothing has been written yet.";
+    const none = M.element("span", { class: "nothing quiet", text: why });
+    log.list.replaceChildren(...(rows.length ? rows.map(lineItem) : [M.element("li", {}, none)]));
+    if (toEnd || atEnd || !log.filled) body.scrollTop = body.scrollHeight;
     log.filled = true;
   }
 
@@ -142,8 +157,7 @@
     if (!log.made) makeLog(host);
     const text = JSON.stringify([data.log, data.events]);
     if (text === log.text) return;
-    log.text = text;
-    log.data = data;
+    Object.assign(log, { text, data });
     fillLog(false);
   };
 })(window.musictrain);

@@ -1,0 +1,92 @@
+// What needs attention: how the run ended if it ended badly, and its alerts, newest first. A click leads to an alert's step.
+"use strict";
+
+(function (M) {
+  const FIRST_ALERTS = 5;
+  const ENDINGS = {
+    failed: "The run failed.",
+    interrupted: "The run was interrupted.",
+    stopped: "A rule ended the run before its time.",
+  };
+
+  let most = FIRST_ALERTS;
+  let endingText = "";
+  let alertsText = "";
+
+  // A command at the end of an advice stands out, to be copied.
+  function withCommand(text) {
+    const place = text.search(/musictrain [a-z]/);
+    return place < 0 ? [text] : [text.slice(0, place), M.element("code", { text: text.slice(place) })];
+  }
+
+  // Whether there was an ending to tell of.
+  function showEnding(data) {
+    const state = M.stateOf(data);
+    const status = data.status || {};
+    const silence = `Nothing has been heard of this run for ${M.roughly(M.silentFor(data))}: its process is gone, or its machine sleeps.`;
+    const told = state === "stale" ? silence : ENDINGS[state];
+    const host = M.byId("ending");
+    host.hidden = !told;
+    host.dataset.tone = M.toneOf(state);
+    const goOn = told && state !== "stopped" ? `To go on where it stopped: musictrain resume ${data.run}` : "";
+    const advice = status.advice || goOn;
+    const text = JSON.stringify([told, status.reason, advice]);
+    if (text !== endingText) {
+      endingText = text;
+      const reason = status.reason ? [M.element("div", { text: status.reason })] : [];
+      host.replaceChildren(M.element("strong", { text: told || "" }), ...reason, M.element("div", {}, ...withCommand(advice)));
+    }
+    return Boolean(told);
+  }
+
+  function alertItem(alert, data) {
+    const jumps = M.isNumber(alert.step);
+    const often = alert.count > 1 ? `${M.count(alert.count)} times, last ` : "";
+    const many = data.status && data.status.world_size > 1;
+    const rank = many && M.isNumber(alert.rank) ? `rank ${alert.rank}, ` : "";
+    const step = jumps ? [M.element("b", { text: `step ${M.count(alert.step)}` }), ", "] : [];
+    const level = { WARNING: "Warning", CRITICAL: "Critical" }[alert.level] || "Error";
+    const advice = alert.advice ? M.element("span", { class: "advice", text: alert.advice }) : null;
+    const children = [
+      M.element("span", { class: "level", "data-level": alert.level, text: level }),
+      M.element("span", { class: "words" }, M.element("span", { text: alert.message || alert.kind }), advice),
+      M.element("span", { class: "where" }, often, rank, ...step, M.moment(alert.time)),
+    ];
+    if (!jumps) return M.element("li", {}, M.element("div", { class: "alert" }, children));
+    const how = { class: "alert", type: "button", title: "Show this step in every chart", onclick: () => M.jump(alert.step) };
+    return M.element("li", {}, M.element("button", how, children));
+  }
+
+  M.jump = function (step) {
+    M.plot.jump(step);
+    M.byId("learning").scrollIntoView({ behavior: M.calm() ? "auto" : "smooth", block: "start" });
+  };
+
+  M.showAttention = function (data) {
+    const badly = showEnding(data);
+    const alerts = data.alerts || [];
+    const text = JSON.stringify([alerts, most, badly, new Date().toDateString()]);
+    if (text === alertsText) return;
+    alertsText = text;
+    M.byId("alerts").replaceChildren(...alerts.slice(0, most).map((alert) => alertItem(alert, data)));
+    const none = M.byId("no-alerts");
+    none.hidden = alerts.length > 0 || badly;
+    M.setText(none, "Nothing needs your attention.");
+    showMore(data, alerts);
+    const badge = M.byId("nav-attention");
+    badge.hidden = !data.num_alerts;
+    badge.dataset.tone = alerts.some((alert) => alert.level !== "WARNING") ? "bad" : "warn";
+    M.setText(badge, M.count(data.num_alerts));
+  };
+
+  function showMore(data, alerts) {
+    const more = M.byId("more-alerts");
+    more.hidden = alerts.length <= FIRST_ALERTS;
+    M.setText(more, alerts.length > most ? `Show all ${M.count(alerts.length)}` : "Show fewer");
+    more.setAttribute("aria-expanded", String(alerts.length <= most));
+    more.onclick = () => {
+      most = most > FIRST_ALERTS ? FIRST_ALERTS : Infinity;
+      M.showAttention(data);
+    };
+  }
+})(window.musictrain);
