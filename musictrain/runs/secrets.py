@@ -147,7 +147,7 @@ class Secrets:
             if self._seen.get(name) == value:
                 continue
             self._seen[name] = value
-            if is_secret_name(name, of_environment=True):
+            if is_secret_name(name) or (is_secret_name(name, of_environment=True) and is_random(value)):
                 self.remember(value)
             elif found := URL_PASSWORD.search(value):
                 self.remember(found["password"])
@@ -165,6 +165,15 @@ def can_be_told_apart(value: str) -> bool:
         return len(value) >= SHORTEST_NUMBER
     # Where a secret lies is none.
     return not (value.startswith(("/", "~", "./")) and os.path.exists(os.path.expanduser(value)))  # noqa: PTH110, PTH111
+
+
+def is_random(value: str) -> bool:
+    """Whether a value looks like a key of a service rather than like a word: it may stand under a name such as ``PIECE_KEY``.
+
+    >>> is_random("C major"), is_random("created_at"), is_random("9f8e7d6c5b4a3210")
+    (False, False, True)
+    """
+    return len(value) >= 12 and " " not in value and any(letter.isdigit() for letter in value)
 
 
 def is_secret(key: str, value: object) -> bool:

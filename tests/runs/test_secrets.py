@@ -153,6 +153,11 @@ def test_a_variable_set_or_changed_later_is_hidden_and_a_gone_one_stays_so() -> 
     assert secrets.hide("hunter2 hunter3") == "*** ***"
 
 
+def test_a_key_may_be_that_of_a_piece() -> None:
+    secrets = Secrets({"PIECE_KEY": "C major", "KAGGLE_KEY": "9f8e7d6c5b4a3210"})
+    assert secrets.hide("in C major with 9f8e7d6c5b4a3210") == "in C major with ***"
+
+
 def test_the_password_of_a_proxy_is_known() -> None:
     assert Secrets({"HTTPS_PROXY": "http://ada:pr0xy-word@proxy:3128"}).hide("refused pr0xy-word") == "refused ***"
 
