@@ -14,6 +14,7 @@ import pytest
 import torch
 from torchmetrics import Metric, MetricCollection
 
+from musictrain import metrics
 from musictrain.data.corpus import Piece
 from musictrain.metrics import (
     MEASURES,
@@ -160,6 +161,13 @@ def test_without_a_piece_a_metric_is_nan(name: str) -> None:
     assert all(math.isnan(value) for value in numbers(METRICS[name]()))
     if name in OF_PIECES:
         assert all(math.isnan(value) for value in numbers(updated(name, [(Notes.empty(),), ([],)])))
+
+
+def test_every_public_name_is_there_and_another_one_is_told() -> None:
+    assert all(hasattr(metrics, name) for name in metrics.__all__)
+    assert len(metrics.__all__) == len(set(metrics.__all__)) > 60
+    with pytest.raises(AttributeError, match="has no attribute 'Grove'"):
+        _ = metrics.Grove
 
 
 def test_directions_and_ranges_are_declared() -> None:
