@@ -18,6 +18,7 @@ import pytest
 import yaml
 
 from musictrain.cli.commands import COMMANDS
+from musictrain.loggers import RunLogger
 from musictrain.notifications import Message
 from musictrain.runs import RunFolder, atomic_write, describe_environment, list_runs
 from musictrain.runs.alerts import alert
@@ -212,6 +213,10 @@ def test_records_logs_and_messages_hold_no_secret(tmp_path: Path, monkeypatch: p
     except RuntimeError:
         logging.getLogger("musictrain.x").exception("It ended: %r", told)
     log.stop()
+    rows = RunLogger(folder=run.path)
+    rows.log_metrics({"loss": 1.0, "remark": told}, step=1)
+    rows.finalize("success")
+    assert run.metrics.read_text().count("***") > 3
     message = Message("failure", run, told, details={"reason": told, "password": told})
     atomic_write(tmp_path / "mail.txt", message.subject() + message.text() + json.dumps(message.as_record()))
     assert leaks(tmp_path, CANARIES) == []

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from musictrain.runs import RunFolder
 from musictrain.runs.rows import ABOUT, marker
+from musictrain.runs.secrets import hide
 from musictrain.runs.writer import RecordWriter
 
 
@@ -151,5 +152,7 @@ class RunLogger(Logger):
 
 
 def _kept(value: Any) -> Any:
-    """A value that nobody changes any more; a tensor stays on its device, which is not waited for."""
+    """A value that nobody changes any more, a text without secrets; a tensor stays on its device, which is not waited for."""
+    if isinstance(value, str):
+        return hide(value)
     return value.detach().clone() if isinstance(value, Tensor) else value
