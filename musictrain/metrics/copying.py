@@ -18,7 +18,7 @@ How high it is where nothing was copied, at 1, 2 and 4 bars, each validation set
 - JSB Chorales on a 16th grid: 5.0, 1.7 and 1.6 %, most of it two pieces that stand in the training set too, in another key. Windows
   compared frame by frame, bar line with bar line, give 5.8, 2.1 and 1.7 %.
 - The built-in chorales, whose splits keep settings of one tune together: 2.7, 0.0 and 0.0 % (test 5.4, 0.4 and 0.0 %); as VoiceGrid holds
-  them, with repeated notes merged, 0.4, 0.0 and 0.0 %.
+  them, with repeated notes merged, 0.4, 0.0 and 0.0 %. Their longest match is 3.5 beats in the median, up to 5 in 19 of 20.
 
 Source: Yin, Reuben, Stepney and Collins, "Measuring when a music generation algorithm copies too much" (SN Computer Science, 2022): they
 take shares of matched points, a graded similarity that sees near-copies too; here a window is copied exactly or not at all.

@@ -3,7 +3,8 @@
 Conventions: a set is a matrix (pieces, features), such as ``frechet_features.feature_matrix`` gives, in units in which one feature is as
 telling as another: divide by the reference's deviations (``FeatureScale``). The distance is the squared one, as everybody reports it: the
 squared length between the means, plus what the covariances differ by. Covariances are shrunk towards their mean variance (OAS), without
-which fewer pieces than features give nonsense. It is 0 for a set and itself, the same both ways, and blind to all but means and covariances.
+which fewer pieces than features give nonsense. It is 0 for a set and itself, the same both ways, and blind to all but means and
+covariances.
 
 **Few pieces look far away.** Sets drawn from one source have a distance above 0, and the more so the fewer pieces: two sets of 10, 30, 100
 and 180 of the built-in chorales are 14, 6, 4 and 2.6 apart. So compare only sets of one size, and read a distance beside

@@ -286,5 +286,8 @@ def test_chorales_in_validation_are_hardly_in_training():
     assert 0.01 < own[0] < 0.08
     assert own[0] > own[1] >= own[2]
     assert own[1] < 0.01  # pieces on one tune stand in one split
+    longest = [longest_match(piece.notes, index).beats for piece in corpus.split("valid") + corpus.split("test")]
+    assert 2.0 <= np.median(longest) <= 4.0
+    assert np.quantile(longest, 0.95) <= 5.0
     trained = corpus.split("train")[7]
     assert longest_match(trained.notes.transposed(2), index).source == trained.name
