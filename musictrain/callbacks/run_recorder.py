@@ -78,6 +78,12 @@ class RunRecorder(Callback):
         self._carried: list[dict[str, Any]] = []
         self._forget()
 
+    def take_over(self, other: RunRecorder) -> None:
+        """Write down what another one, who knows more of this run, would have written: its configuration, and its log."""
+        self.config = other.config if self.config is None else self.config
+        if self._own_log:
+            self._own_log, self._train_log = other._own_log, other._train_log
+
     def _forget(self) -> None:
         self._trainer: Trainer | None = None
         self._logger: RunLogger | None = None

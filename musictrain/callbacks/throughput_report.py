@@ -22,6 +22,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import nn
 
+from musictrain.runs.alerts import alert
 from musictrain.speed.complaints import Complaint, about_data, about_straggler
 from musictrain.speed.flops import FlopCount
 from musictrain.speed.memory import peak_memory_mib
@@ -222,9 +223,11 @@ class ThroughputReport(Callback):
 
     def _complain(self, trainer: Trainer, report: SpeedReport) -> None:
         if self._data.due(report.data_wait > self.most_data_wait) and trainer.is_global_zero:
-            log.warning("%s", about_data(report, getattr(trainer.train_dataloader, "num_workers", None)))
+            message, advice = about_data(report, getattr(trainer.train_dataloader, "num_workers", None))
+            alert(log, message, kind="data_wait", advice=advice, step=trainer.global_step)
         if self._straggler.due(report.straggler > self.most_straggling) and trainer.is_global_zero:
-            log.warning("%s", about_straggler(report))
+            message, advice = about_straggler(report)
+            alert(log, message, kind="straggler", advice=advice, step=trainer.global_step, slowest_rank=report.slowest)
 
     # The end.
 

@@ -53,7 +53,7 @@ from musictrain.checkpoints.trainer_state import (
 )
 from musictrain.checkpoints.triggers import SaveTriggers
 from musictrain.checkpoints.version_folder import VersionFolder, saving_summary
-from musictrain.runs import Records
+from musictrain.runs.writer import RecordWriter
 
 log = logging.getLogger(__name__)
 
@@ -143,7 +143,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._optimizers: list[dict[str, Any]] | None = None
         self._gradients: dict[str, Tensor] = {}
         self._fresh: list[bool] = []
-        self._events: Records | None = None
+        self._events: RecordWriter | None = None
         self._circumstances: dict[str, Any] = {}
 
     # Before the first step.
@@ -413,8 +413,5 @@ class VersionedCheckpoint(FolderCheckpoint):
             self._events = None
 
     def _record(self, event: str, **details: Any) -> None:
-        try:
-            if self._events is not None:
-                self._events.append({"time": round(time.time(), 3), "event": event, **details})
-        except OSError as error:  # a full disk under the records is no reason to stop training
-            log.warning("The event %r could not be recorded: %s", event, error)
+        if self._events is not None:
+            self._events.append({"time": round(time.time(), 3), "event": event, **details})

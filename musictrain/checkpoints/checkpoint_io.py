@@ -29,6 +29,7 @@ from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.snapshot import Buffers, first_not_finite, snapshot
 from musictrain.checkpoints.storing import load, load_outline, store
 from musictrain.checkpoints.writer import BackgroundWriter
+from musictrain.runs.alerts import alert
 from musictrain.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
@@ -205,7 +206,8 @@ class CompressedCheckpointIO(CheckpointIO):
         if request.failed is not None:
             request.failed(Path(path), error)
         else:
-            log.error("The checkpoint %s could not be stored: %s. Training goes on; older checkpoints stay.", path, error)
+            advice = "Training goes on; older checkpoints stay."
+            alert(log, f"The checkpoint {path} could not be stored: {error}.", kind="save_failed", advice=advice, level=logging.ERROR)
 
     def load_checkpoint(self, path: str | Path, map_location: Any | None = None, weights_only: bool | None = None) -> dict[str, Any]:
         """A checkpoint, verified, unpacked, and read with ``weights_only`` whatever is asked for.

@@ -14,7 +14,8 @@ from torch import Tensor
 from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO
 from musictrain.checkpoints.circumstances import fingerprints_of
 from musictrain.checkpoints.seal import Seal
-from musictrain.runs import Records, RunFolder
+from musictrain.runs import RunFolder
+from musictrain.runs.writer import RecordWriter
 
 
 def validation_due(trainer: Trainer) -> bool:
@@ -144,7 +145,7 @@ def plugin_of(trainer: Trainer, packing: str | None) -> CompressedCheckpointIO:
     return current
 
 
-def events_beside(folder: Path) -> Records | None:
-    """The events of the run folder that a folder of versions lies in, if somebody keeps some there."""
+def events_beside(folder: Path) -> RecordWriter | None:
+    """The events of the run folder that a folder of versions lies in, if somebody keeps some there; a thread writes them."""
     run = RunFolder(folder.parent)
-    return Records(run.events) if run.events.is_file() else None
+    return RecordWriter(run.events) if run.events.is_file() else None

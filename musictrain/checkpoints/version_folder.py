@@ -35,6 +35,7 @@ from musictrain.checkpoints.sharded import seal_directory
 from musictrain.checkpoints.sizes import mib
 from musictrain.checkpoints.verification import UNREADABLE, BrokenCheckpointError, verify
 from musictrain.checkpoints.writer import BackgroundWriter
+from musictrain.runs.alerts import alert
 
 log = logging.getLogger(__name__)
 
@@ -188,7 +189,7 @@ class VersionFolder:
         self._tell("saved", version=path.name, step=seal.step, reason=seal.reason, bytes=size, plain_bytes=seal.plain_size,
                    healthy=seal.healthy, ill=seal.ill or None, metrics=dict(seal.metrics))  # fmt: skip
         if seal.ill:
-            log.warning("%s does not count as good: %s.", path.name, seal.ill)
+            alert(log, f"{path.name} does not count as good: {seal.ill}.", kind="version_unhealthy", step=seal.step)
         if self.mirror is not None:
             self._copies.submit(lambda: self._copy(path))
         self._lock.renew()
@@ -201,7 +202,7 @@ class VersionFolder:
             assert self.mirror is not None
             self.mirror.copy(path)
         except Exception as error:
-            log.warning("%s could not be copied to the mirror: %s Training goes on.", path.name, error)
+            alert(log, f"{path.name} could not be copied to the mirror: {error} Training goes on.", kind="mirror_failed")
             self._tell("mirror_failed", version=path.name, error=str(error))
         else:
             self._tell("mirrored", version=path.name)
@@ -210,10 +211,11 @@ class VersionFolder:
         reason = (error.strerror if isinstance(error, OSError) and error.strerror else str(error)) or type(error).__name__
         with self._guard:
             self._failure = max(self._failure, (turn, reason))
-        log.error("%s could not be stored: %s. Training goes on; the next save tries again.", path.name, reason)
+        advice = "Training goes on; the next save tries again."
+        alert(log, f"{path.name} could not be stored: {reason}.", kind="save_failed", advice=advice, level=logging.ERROR)
         self._tell("save_failed", version=path.name, error=f"{type(error).__name__}: {error}")
         with contextlib.suppress(OSError, ValueError):  # a terminal may be closed, or of few letters
-            print(f"\nNOT SAVED  {path.name}: {reason}. Training goes on; the next save tries again.", flush=True)
+            print(f"\nNOT SAVED  {path.name}: {reason}. {advice}", flush=True)
 
     def _tell(self, event: str, **details: Any) -> None:
         """Record an event; a full disk under the records must not keep versions from being stored or removed."""

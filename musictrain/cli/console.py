@@ -55,6 +55,8 @@ def quiet_terminal() -> Iterator[TrainLog]:
             warnings.simplefilter("default")
             warnings.simplefilter("ignore", DeprecationWarning)
             warnings.simplefilter("ignore", FutureWarning)
+            # It is about the size that Lightning's table of layers gives, and would stand on top of every run's page.
+            warnings.filterwarnings("ignore", message=".*is not supported by the model summary")
             yield train_log
     finally:
         logging.captureWarnings(False)

@@ -93,6 +93,8 @@ def default_callbacks(
     for callback in (every := [*mine, *added]):
         if isinstance(callback, VersionedCheckpoint) and callback.config is None:
             callback.config = recorder.config
+        if isinstance(callback, RunRecorder) and callback is not recorder:
+            callback.take_over(recorder)
     return every
 
 

@@ -13,8 +13,8 @@ from musictrain.runs.repeats import Repeats
 from musictrain.runs.secrets import hide
 from musictrain.runs.train_log import rank_of_process
 
-# How a run ended is said by whoever ran it.
-SAID_ELSEWHERE = ("musictrain.callbacks.run_recorder", "musictrain.cli.console")
+# How a run ended is said by whoever ran it, what was not saved by a line of its own.
+SAID_ELSEWHERE = ("musictrain.callbacks.run_recorder", "musictrain.cli.console", "musictrain.checkpoints.version_folder")
 MOST_CHARACTERS = 2_000
 COLOURS = {logging.WARNING: "yellow", logging.ERROR: "bold red", logging.CRITICAL: "bold red"}
 

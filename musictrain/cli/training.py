@@ -9,14 +9,16 @@ from typing import Any
 
 from musictrain.checkpoints.catalog import best_versions, list_versions
 from musictrain.cli.checkpoint_looking import footing
-from musictrain.cli.console import program, quiet_terminal, report_failure
+from musictrain.cli.console import program, quiet_terminal, rank_of_process, report_failure
 from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, CommandError, UsageError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.parse_errors import innermost
 from musictrain.cli.recipes import recipes, with_recipes
 from musictrain.cli.version_choice import version_of
+from musictrain.dashboard.settings import read_config
 from musictrain.runs import RunFolder, find_run
 from musictrain.runs.folder import BEST_METRIC
+from musictrain.runs.index import update_run
 from musictrain.runs.summary import shown, summary
 from musictrain.runs.train_log import TrainLog
 
@@ -75,9 +77,18 @@ def train(command: str, words: list[str], folder: Path | None = None, callbacks:
                 raise UsageError(innermost(str(error))) from error
             report_failure(error, train_log, runs_dir)
             return FAILED
+        finally:
+            if command == "fit" and rank_of_process() == 0 and train_log.path is not None:
+                tell_index(RunFolder(train_log.path.parent))
     if command == "fit" and cli.trainer.is_global_zero and cli.run_logger is not None and cli.run_logger.started:
         print_summary(cli, runs_dir)
     return FINISHED
+
+
+def tell_index(run: RunFolder) -> None:
+    """What a run has come to, for ``musictrain runs``, which would find out by itself and later."""
+    if run.status.is_file():
+        update_run(run.path.parent, run, read_config)
 
 
 def start(command: str, words: list[str], train_log: TrainLog, folder: Path | None, callbacks: Sequence[Any]) -> Any:

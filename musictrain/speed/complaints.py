@@ -26,21 +26,19 @@ class Complaint:
         return True
 
 
-def about_data(report: SpeedReport, num_workers: int | None) -> str:
-    """That training waits for data, and what to do."""
+def about_data(report: SpeedReport, num_workers: int | None) -> tuple[str, str]:
+    """That training waits for data; and what to do."""
     now = "" if num_workers is None else f" (num_workers is {num_workers})"
-    return (
-        f"Training waits for data {100 * report.data_wait:.0f} % of its time. Read ahead in more worker processes{now}, or make what "
-        "they do for each batch cheaper."
-    )
+    advice = f"Read ahead in more worker processes{now}, or make what they do for each batch cheaper."
+    return f"Training waits for data {100 * report.data_wait:.0f} % of its time.", advice
 
 
-def about_straggler(report: SpeedReport) -> str:
-    """That one rank holds the others up, and what to do."""
+def about_straggler(report: SpeedReport) -> tuple[str, str]:
+    """That one rank holds the others up, and why; and what to do."""
     rank = report.slowest
     waits = report.ranks[rank].phase("data") - min(each.phase("data") for each in report.ranks)
     cause = "it waits longer for data than the others" if waits > 0.1 * report.ranks[rank].training else "its computing is slower"
     return (
-        f"Rank {rank} is busy {100 * report.straggler:.0f} % longer than the median rank and holds the others up: {cause}. Look for other "
-        "programs on its cores, fewer threads (OMP_NUM_THREADS), a hotter or slower device, or a slower disk."
+        f"Rank {rank} is busy {100 * report.straggler:.0f} % longer than the median rank and holds the others up: {cause}.",
+        "Look for other programs on its cores, fewer threads (OMP_NUM_THREADS), a hotter or slower device, or a slower disk.",
     )

@@ -166,7 +166,7 @@ def test_full_records_beside_the_versions_disturb_nothing(run: Path, caplog: pyt
             fit(versions, steps=3, newest=1)
             fit(versions, steps=5, newest=1, ckpt_path="last")
             assert steps_in(versions) == [3, 5], "the version it went on from stays"
-    assert "could not be recorded: [Errno 28] No space left on device" in caplog.text
+    assert "cannot be written, it will be tried again: [Errno 28] No space left on device" in caplog.text
 
 
 # Read-only, deleted.
