@@ -73,14 +73,17 @@ class LivePage(Callback):
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """The last drawing."""
-        self._finish()
+        self._finish(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """The last drawing, of a run that failed or was interrupted."""
-        self._finish()
+        self._finish(trainer)
 
-    def _finish(self) -> None:
+    def _finish(self, trainer: Trainer) -> None:
         if self._painter is not None:
+            for logger in trainer.loggers:
+                if type(logger).__name__ == "RunLogger":
+                    logger.flush(LAST_WORD_SECONDS)  # type: ignore[attr-defined]
             self._painter.finish()
             self._painter = None
 

@@ -39,6 +39,8 @@ from musictrain.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
 
+LAST_ROWS_SECONDS = 2.0
+
 
 class RunRecorder(Callback):
     """Writes down what ran, on what, where it stands and how it ended. In a Trainer without a RunLogger it brings one.
@@ -241,6 +243,10 @@ class RunRecorder(Callback):
         status = self._status.status
         told = {"reason": ending.reason, "advice": ending.advice} if ending.state != "finished" else {}
         self._event(ending.state, step=status.step, epoch=status.epoch, **told)
+        # The status that says that it is over, written at the close, is the word for others to read the rest.
+        for written in (self._logger, self._events):
+            if written is not None:
+                written.flush(LAST_ROWS_SECONDS)
 
     def _event(self, event: str, **details: Any) -> None:
         if self._events is not None:
