@@ -34,9 +34,7 @@ def test_parts_of_the_time_are_one_stack_and_ranks_one_chart_each() -> None:
 
 
 def test_what_matters_most_comes_first() -> None:
-    titles = [
-        title for _, title, _ in places("train/zeta", "lr-AdamW", "grad_norm", "train/gradient_norm", "train/loss", "val/x")
-    ]
+    titles = [title for _, title, _ in places("train/zeta", "lr-AdamW", "grad_norm", "train/gradient_norm", "train/loss", "val/x")]
     assert titles == ["Loss", "Learning rate", "Gradient norm", "Zeta", "X"]
 
 
