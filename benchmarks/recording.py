@@ -1,8 +1,8 @@
 """What it costs to write a run down: everything on against everything off, tokens per second of training.
 
-*Off* is the bare Trainer: no logger, no callback, no progress line, no checkpoints. *On* is the same training with everything that watches it:
-records and status, progress line, live page, ThroughputReport, notifications to a file, TensorBoard, and W&B offline. Samples and versions are
-in neither: what they cost is measured elsewhere (``fit_speed``, ``checkpoints``).
+*Off* is the bare Trainer: no logger, no callback, no progress line, no checkpoints. *On* is the same training with everything that
+watches it: records and status, progress line, live page, ThroughputReport, notifications to a file, TensorBoard, and W&B offline. Samples
+and versions are in neither: what they cost is measured elsewhere (``fit_speed``, ``checkpoints``).
 
 Each training is a process of its own. They come in pairs, in turns first and second; a ratio is the median over the pairs, once of the
 time from one step to the last and once of the processor's time, in which other work of the machine does not count.

@@ -133,7 +133,9 @@ def seal_from_json(text: str) -> Seal:
     if faults or not {"sha256", "size"} <= given.keys():
         raise SealError(f"its seal lacks or garbles {', '.join(faults) or 'sha256 or size'}")
     try:
-        metrics = {str(key): as_number(value) for key, value in given.pop("metrics", {}).items()}
+        metrics = {
+            str(key): float(value) if isinstance(value, int) else as_number(value) for key, value in given.pop("metrics", {}).items()
+        }
     except OverflowError as error:
         raise SealError("its seal holds a metric that is no number") from error
     _check_kind(given)
