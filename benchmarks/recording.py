@@ -1,72 +1,75 @@
-"""What it costs to write a run down: everything on against everything off, tokens per second of training.
+"""What it costs to write a run down: everything on against everything off.
 
 *Off* is the bare Trainer: no logger, no callback, no progress line, no checkpoints. *On* is the same training with everything that
 watches it: records and status, progress line, live page, ThroughputReport, notifications to a file, TensorBoard, and W&B offline. Samples
 and versions are in neither: what they cost is measured elsewhere (``fit_speed``, ``checkpoints``).
 
-Each training is a process of its own. They come in pairs, in turns first and second; a ratio is the median over the pairs, once of the
-time from one step to the last and once of the processor's time, in which other work of the machine does not count.
+Both train in one process, a step each in turn, since two processes after one another differ by ten parts in a hundred on the machine this
+was written on. Threads and processes beside the training, which would slow both turns alike, are counted apart: what they compute is added
+to the cost as if all of it had been taken from the training.
 
-    python -m benchmarks.recording [pairs [steps]]
+    python -m benchmarks.recording [steps]
 """
 
 from __future__ import annotations
 
-import json
+import contextlib
 import logging
 import os
-import resource
 import statistics
-import subprocess
 import sys
 import tempfile
+import threading
 import time
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
+from lightning.pytorch import Trainer, seed_everything
+
+from benchmarks.fit_sides import InTurn, asking
+from benchmarks.fit_speed import paired, thirds
 from benchmarks.results_file import write_result
+from benchmarks.turns import Turns
+from musictrain import Decoder, MusicDataModule, MusicModule
 
-WARM_UP, ROWS, WINDOW = 20, 8, 512
-SIDES = ("off", "on")
-TARGET = 0.98
+WARM_UP, ROWS, WINDOW, LOG_EVERY = 22, 8, 512, 10
+ON, OFF = "on", "off"
+TARGET = 0.02
 
 
-def train(side: str, num_steps: int, folder: Path) -> dict[str, float]:
-    """Train once in this process; seconds and processor seconds from step ``WARM_UP`` to the last."""
-    import torch
-    from lightning.pytorch import Callback, LightningModule, Trainer, seed_everything
+class InTurns(MusicDataModule):
+    """The chorales; a batch is made when this training has its turn."""
 
-    from musictrain import Decoder, MusicDataModule, MusicModule
+    name = ON
 
-    class Clock(Callback):
-        """Takes the time at two steps."""
+    def train_dataloader(self) -> Any:
+        return InTurn(super().train_dataloader(), self.name)
 
-        def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
-            if trainer.global_step in (WARM_UP, num_steps):
-                times.append((time.perf_counter(), processor_seconds()))
 
-    times: list[tuple[float, float]] = []
-    torch.set_num_threads(min(2, os.cpu_count() or 1))
+def training(name: str, num_steps: int, folder: Path) -> Callable[[], object]:
+    """One of the two."""
     seed_everything(1)
-    data = MusicDataModule(window=WINDOW, batch_size=ROWS)
-    options, callbacks = watchers(folder) if side == "on" else ({"logger": False, "enable_progress_bar": False}, [])
+    data = InTurns(window=WINDOW, batch_size=ROWS)
+    data.name = name
+    options, callbacks = watchers(folder) if name == ON else ({"logger": False, "enable_progress_bar": False}, [])
     trainer = Trainer(
         accelerator="cpu",
         precision="bf16-mixed",
         max_steps=num_steps,
-        log_every_n_steps=10,
+        log_every_n_steps=LOG_EVERY,
         gradient_clip_val=1.0,
         limit_val_batches=0,
         num_sanity_val_steps=0,
         enable_checkpointing=False,
         enable_model_summary=False,
-        callbacks=[*callbacks, Clock()],
+        callbacks=callbacks,
         **options,
     )
-    trainer.fit(MusicModule(Decoder(data.vocab_size, 256, 6, 4)), data)
-    (began, used), (ended, used_in_all) = times
-    return {"seconds": ended - began, "processor_seconds": used_in_all - used}
+    module = MusicModule(Decoder(data.vocab_size, 256, 6, 4))
+    return lambda: trainer.fit(module, data)
 
 
 def watchers(folder: Path) -> tuple[dict[str, Any], list[Any]]:
@@ -78,53 +81,110 @@ def watchers(folder: Path) -> tuple[dict[str, Any], list[Any]]:
     return {"logger": loggers}, [RunRecorder(), ThroughputReport(), LivePage(), Notifications(file=True), ProgressLine()]
 
 
-def processor_seconds() -> float:
-    """Of this process and of those it has started and waited for."""
-    return sum(usage.ru_utime + usage.ru_stime for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)))
+class BesideTheTraining:
+    """Processor seconds of Python's threads and of the processes beside the trainings, read every half second until they end."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self.since = 0.0
+        self._first: dict[str, float] = {}
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="this watch", daemon=True)
+
+    def __enter__(self) -> BesideTheTraining:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        trainings = {thread.ident for thread in threading.enumerate()} - {self._thread.ident}
+        while not self._ended.wait(0.5):
+            for thread in threading.enumerate():
+                if thread.ident not in trainings and thread not in (threading.current_thread(), *TRAININGS):
+                    self._note(thread.name, f"/proc/self/task/{thread.native_id}/stat")
+            for child in Path("/proc/self/task").glob("*/children"):
+                with contextlib.suppress(OSError):
+                    for pid in child.read_text().split():
+                        self._note(f"process {pid}", f"/proc/{pid}/stat")
+
+    def _note(self, name: str, path: str) -> None:
+        with contextlib.suppress(OSError, IndexError):
+            fields = Path(path).read_text().rpartition(")")[2].split()
+            used = (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+            self._first.setdefault(name, used if not self.since else 0.0)
+            self.seconds[name] = used - self._first[name]
+
+    def begin(self) -> None:
+        """What was before, such as starting W&B, does not count."""
+        self._first = {name: self._first[name] + used for name, used in self.seconds.items()}
+        self.seconds, self.since = {}, time.perf_counter()
 
 
-def measured(side: str, num_steps: int) -> dict[str, float]:
-    """One training in a new process."""
-    with tempfile.TemporaryDirectory() as folder:
-        words = [sys.executable, "-m", "benchmarks.recording", "--side", side, str(num_steps), folder]
-        done = subprocess.run(words, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise RuntimeError(f"The training with everything {side} failed:\n{done.stderr[-3000:]}")
-    result: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
-    return result
+TRAININGS: list[threading.Thread] = []
 
 
-def measure(num_pairs: int, num_steps: int) -> dict[str, Any]:
-    """Ratios of everything on to everything off."""
+def measure(num_steps: int, folder: Path) -> dict[str, Any]:
+    """The cost of everything on, as a share of the time."""
     load_before = os.getloadavg()[0]
-    pairs = []
-    for number in range(num_pairs):
-        order = SIDES if number % 2 == 0 else SIDES[::-1]
-        pairs.append({side: measured(side, num_steps) for side in order})
-    ratios = {unit: [pair["off"][unit] / pair["on"][unit] for pair in pairs] for unit in ("seconds", "processor_seconds")}
-    tokens = ROWS * WINDOW * (num_steps - WARM_UP)
+    turns = Turns([ON, OFF])
+    trainings = {name: training(name, num_steps, folder / name) for name in (ON, OFF)}
+    trainings[OFF] = noting_its_thread(trainings[OFF])
+    with BesideTheTraining() as beside, asking(turns):
+        threading.Thread(target=begin_after_warm_up, args=(turns, beside), daemon=True).start()
+        turns.run(trainings)
+    rounds = list(turns.rounds(WARM_UP))
+    on, off = ([each[name] for each in rounds] for name in (ON, OFF))
+    held_up, elsewhere = 1 - paired(on, off), sum(beside.seconds.values()) / sum(on)
     return {
-        "ratio_of_tokens_per_second": round(statistics.median(ratios["seconds"]), 4),
-        "ratio_of_tokens_per_processor_second": round(statistics.median(ratios["processor_seconds"]), 4),
-        "ratios_of_the_pairs": {unit: [round(ratio, 4) for ratio in each] for unit, each in ratios.items()},
+        "cost": round(held_up + elsewhere, 4),
+        "of_it_on_the_training_thread": round(held_up, 4),
+        "of_it_in_threads_and_processes_beside_at_most": round(elsewhere, 4),
         "target": TARGET,
-        "tokens_per_second": {side: round(statistics.median(tokens / pair[side]["seconds"] for pair in pairs)) for side in SIDES},
-        "steps": num_steps,
-        "pairs": num_pairs,
+        "ratio_in_each_third": thirds(on, off),
+        "ratio_of_the_fastest_steps": round(min(off) / min(on), 4),
+        "tokens_per_second": {name: round(ROWS * WINDOW / statistics.median(steps)) for name, steps in ((ON, on), (OFF, off))},
+        "processor_seconds_beside": {name: round(used, 2) for name, used in sorted(beside.seconds.items()) if used},
+        "rounds": len(rounds),
+        "threads": torch.get_num_threads(),
         "load_average": [round(load_before, 1), round(os.getloadavg()[0], 1)],
     }
 
 
+def noting_its_thread(train: Callable[[], object]) -> Callable[[], object]:
+    """The training; the thread it runs in is known as one."""
+
+    def run() -> None:
+        TRAININGS.append(threading.current_thread())
+        train()
+
+    return run
+
+
+def begin_after_warm_up(turns: Turns, beside: BesideTheTraining) -> None:
+    """Begin to count when the rounds do."""
+    while len(turns.seconds[ON]) < WARM_UP:
+        time.sleep(0.05)
+    beside.begin()
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Nothing of the trainings on the terminal."""
+    with Path(os.devnull).open("w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
 def main() -> None:
-    """Measure and write ``results/recording.json``; with ``--side``, be one of the trainings."""
-    words = sys.argv[1:]
-    if words[:1] == ["--side"]:
-        warnings.filterwarnings("ignore")
-        logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        print("\n" + json.dumps(train(words[1], int(words[2]), Path(words[3]))))
-        return
-    num_pairs, num_steps = int(words[0]) if words else 5, int(words[1]) if len(words) > 1 else 200
-    write_result("recording", measure(num_pairs, num_steps))
+    """Measure and write ``results/recording.json``."""
+    warnings.filterwarnings("ignore")
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    torch.set_num_threads(min(2, os.cpu_count() or 1))
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        result = measure(int(sys.argv[1]) if len(sys.argv) > 1 else 80, Path(folder))
+    write_result("recording", result)
 
 
 if __name__ == "__main__":

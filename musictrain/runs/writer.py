@@ -27,7 +27,7 @@ from musictrain.runs.records import Records
 
 log = logging.getLogger(__name__)
 
-LINGER_SECONDS = 0.05
+LINGER_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 SYNC_SECONDS = 5.0
 CLOSE_SECONDS = 10.0
