@@ -48,7 +48,9 @@ def environment_of(trainer: Trainer) -> dict[str, Any]:
         "num_nodes": trainer.num_nodes,
         "precision": trainer.precision,
     }
-    return {**record, "devices": devices, "tokens_per_beat": mean_tokens_per_beat(getattr(datamodule, "store", None))}
+    size = sum(parameter.numel() for parameter in trainer.lightning_module.parameters())
+    rate = mean_tokens_per_beat(getattr(datamodule, "store", None))
+    return {**record, "devices": devices, "parameters": size, "tokens_per_beat": rate}
 
 
 def save_data_description(run: RunFolder, datamodule: Any) -> None:

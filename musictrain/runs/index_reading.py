@@ -231,7 +231,8 @@ def config_leaves(config: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             taken.add(name)
             yield from config_leaves(item, f"{path}.{name}")
     elif path:
-        yield path, config if isinstance(config, str | int | float | None) else json.dumps(config, default=str)
+        is_plain = isinstance(config, str | int | float | None) and not isinstance(config, bool)  # SQLite has no true, only 1
+        yield path, config if is_plain else json.dumps(config, default=str)
 
 
 def _json(path: Path) -> dict[str, Any]:
