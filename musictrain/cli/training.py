@@ -19,6 +19,7 @@ from musictrain.dashboard.settings import read_config
 from musictrain.runs import RunFolder, find_run
 from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.index import update_run
+from musictrain.runs.status import Status, read_status
 from musictrain.runs.summary import shown, summary
 from musictrain.runs.train_log import TrainLog
 
@@ -118,9 +119,17 @@ def print_summary(cli: Any, runs_dir: Path) -> None:
     """What the run has come to."""
     elsewhere = runs_dir if runs_dir != default_runs_dir() else None
     run = RunFolder(Path(cli.run_logger.save_dir))
-    print(f"\nFinished after {cli.trainer.global_step:,} steps.")
+    print(f"\n{how_it_finished(cli.trainer.global_step, read_status(run.status))}")
     print(summary(run, command=program(), runs_dir=elsewhere, facts=[*kept_versions(run), *speed_of(cli.trainer)]), flush=True)
     logging.getLogger(__name__).info("Finished.")
+
+
+def how_it_finished(step: int, status: Status | None) -> str:
+    """Whether a run that no error has ended has done all its steps, or was stopped, why, and what to do."""
+    if status is None or status.state != "stopped":
+        return f"Finished after {step:,} steps."
+    of_all = f" of {status.total:,}" if status.total is not None else ""
+    return f"Stopped after {step:,}{of_all} steps. {status.reason} {status.advice}".rstrip()
 
 
 def speed_of(trainer: Any) -> list[tuple[str, str]]:

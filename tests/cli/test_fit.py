@@ -15,7 +15,9 @@ from lightning.pytorch.cli import LightningCLI
 from musictrain.checkpoints import list_versions
 from musictrain.cli.lightning_cli import MusicCLI, given
 from musictrain.cli.run_defaults import default_callbacks, run_name
+from musictrain.cli.training import how_it_finished
 from musictrain.runs import RunFolder, list_runs, read_records, read_rows
+from musictrain.runs.status import Status
 from tests.cli.tiny import tiny_config, type_command, write_config
 
 
@@ -101,6 +103,13 @@ def test_going_on_appends_to_the_same_run(runs_dir: Path, capsys: Any) -> None:
     assert read_rows(run.metrics)[-1]["step"] == 8
     assert yaml.safe_load(run.config.read_text())["trainer"]["max_steps"] == 8
     assert [event["event"] for event in own_events(read_records(run.events))] == ["started", "finished", "resumed", "finished"]
+
+
+def test_a_run_that_a_rule_has_stopped_is_not_called_finished() -> None:
+    stopped = Status("a", state="stopped", total=1400, reason="The time limit was reached.", advice="Go on with a longer one.")
+    assert how_it_finished(1061, stopped) == "Stopped after 1,061 of 1,400 steps. The time limit was reached. Go on with a longer one."
+    assert how_it_finished(1400, Status("a", state="finished", total=1400)) == "Finished after 1,400 steps."
+    assert how_it_finished(7, None) == "Finished after 7 steps."
 
 
 class Stop(Callback):
