@@ -49,4 +49,4 @@ def wait_until(page: Any, condition: str) -> None:
 
 def ready(page: Any) -> None:
     """Until there is something to play."""
-    wait_until(page, f"{VIEW}.shapes.a !== undefined")
+    wait_until(page, f"{VIEW}?.shapes.a !== undefined")  # the view itself comes with the first data
