@@ -32,6 +32,20 @@ window.musictrain = window.musictrain || {};
 
   M.byId = (id) => document.getElementById(id);
 
+  // A page that was opened from a disk may not fetch, but it may add a script.
+  M.addScript = function (source, done, missing) {
+    const script = M.element("script", { src: source });
+    script.onload = () => {
+      script.remove();
+      done();
+    };
+    script.onerror = () => {
+      script.remove();
+      missing();
+    };
+    document.head.append(script);
+  };
+
   // ---- numbers in words
 
   M.isNumber = (value) => typeof value === "number" && Number.isFinite(value);

@@ -277,24 +277,10 @@
 
   // ---- loading
 
-  function addScript(source, done, missing) {
-    const script = document.createElement("script");
-    script.src = source;
-    script.onload = () => {
-      script.remove();
-      done();
-    };
-    script.onerror = () => {
-      script.remove();
-      missing();
-    };
-    document.head.append(script);
-  }
-
   function load() {
     window.clearTimeout(timer);
     const before = received;
-    addScript(
+    M.addScript(
       `${encodeURIComponent(M.settings.data)}?t=${Date.now()}`,
       () => {
         tell("missing", "");
@@ -318,7 +304,7 @@
     const name = M.settings.plotly;
     const give = () => tell("plotly", `The curves need ${name || "plotly.js"}, which is ${name ? "missing beside this page" : "not installed"}. Everything else is here; to see the curves:`, "pip install plotly && musictrain runs overview");
     if (!name) return give();
-    addScript(encodeURIComponent(name), () => {
+    M.addScript(encodeURIComponent(name), () => {
       tell("plotly", "");
       show();
     }, give);

@@ -107,20 +107,7 @@
     if (first) host.replaceChildren(`${WORDS[first][0]} `, M.element("code", { text: WORDS[first][1] }));
   }
 
-  // ---- loading: a file may not fetch, but it may add a script
-
-  function addScript(source, done, missing) {
-    const script = M.element("script", { src: source });
-    script.onload = () => {
-      script.remove();
-      done();
-    };
-    script.onerror = () => {
-      script.remove();
-      missing();
-    };
-    document.head.append(script);
-  }
+  // ---- loading
 
   function load() {
     window.clearTimeout(timer);
@@ -130,7 +117,7 @@
       tell("corrupt", !missing && received === before);
       next();
     };
-    addScript(
+    M.addScript(
       `dashboard_data.js?t=${Date.now()}`,
       () => told(false),
       () => told(true),
@@ -148,7 +135,7 @@
     if (window.Plotly) return;
     const name = M.settings.plotly;
     const missing = () => tell("plotly", true);
-    if (name) addScript(`../${name}`, M.plot.redraw, () => addScript(name, M.plot.redraw, missing));
+    if (name) M.addScript(`../${name}`, M.plot.redraw, () => M.addScript(name, M.plot.redraw, missing));
     else missing();
   }
 
