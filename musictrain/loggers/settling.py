@@ -6,6 +6,7 @@ import functools
 import logging
 import numbers
 import weakref
+from abc import abstractmethod
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -55,8 +56,9 @@ class Settling:
         """The library's own object, for what only it can do; outside the first process it does nothing."""
         return AtFirstUse(self._begun if getattr(rank_zero_only, "rank", 0) == 0 else None)
 
+    @abstractmethod
     def _begun(self) -> Any:
-        raise NotImplementedError
+        """The library's own object, opened at the first call."""
 
     def settings(self) -> dict[str, Any]:
         """The run's configuration, or what the module saved as its hyper-parameters; without secrets."""
