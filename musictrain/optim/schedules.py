@@ -51,8 +51,8 @@ class _Ending(Schedule):
     final_fraction: float = 0.1
 
     def __post_init__(self) -> None:
-        _check_warmup(self)
-        _check_share(self, "final_fraction")
+        check_warmup(self)
+        check_share(self, "final_fraction")
         if self.total_steps is not None and self.total_steps < 1:
             raise ValueError(
                 f"{type(self).__name__} got total_steps={self.total_steps}, expected at least 1, or None for the run's length."
@@ -120,7 +120,7 @@ class WarmupStableDecay(_Ending):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_share(self, "decay_fraction")
+        check_share(self, "decay_fraction")
         if self.shape not in ("linear", "sqrt"):
             raise ValueError(f"WarmupStableDecay got shape={self.shape!r}, expected 'linear' or 'sqrt'.")
 
@@ -148,7 +148,7 @@ class InverseSquareRoot(Schedule):
     warmup_steps: int = 100
 
     def __post_init__(self) -> None:
-        _check_warmup(self)
+        check_warmup(self)
 
     def __call__(self, step: float) -> float:
         return min(self._warmup(step), math.sqrt((self.warmup_steps + 1) / (step + 1)))
@@ -168,17 +168,19 @@ class Constant(Schedule):
     warmup_steps: int = 0
 
     def __post_init__(self) -> None:
-        _check_warmup(self)
+        check_warmup(self)
 
     def __call__(self, step: float) -> float:
         return self._warmup(step)
 
 
-def _check_warmup(schedule: Schedule) -> None:
+def check_warmup(schedule: Schedule) -> None:
+    """Refuse a negative warm-up with a ValueError."""
     if schedule.warmup_steps < 0:
         raise ValueError(f"{type(schedule).__name__} got warmup_steps={schedule.warmup_steps}, expected 0 or more optimizer steps.")
 
 
-def _check_share(schedule: Any, name: str) -> None:
+def check_share(schedule: Any, name: str) -> None:
+    """Refuse a value outside [0, 1] with a ValueError."""
     if not 0.0 <= getattr(schedule, name) <= 1.0:
         raise ValueError(f"{type(schedule).__name__} got {name}={getattr(schedule, name)}, expected a share in [0, 1].")

@@ -1,0 +1,132 @@
+"""Plateau: the learning rate is reduced when a logged value has stopped getting better.
+
+Conventions: everything is counted in validations. The rule is plain Python over plain numbers; ``MusicModule`` shows it each validation's
+value and multiplies its schedule by ``PlateauWatch.factor``.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from musictrain.suggestions import did_you_mean
+
+
+@dataclass(frozen=True)
+class Plateau:
+    """When to reduce the learning rate, and by how much.
+
+    What it is for: runs whose length nobody knows, and fine-tuning, where the right moment to come down differs from corpus to corpus. It
+    multiplies the schedule's factor: ``Constant`` with a warm-up is the usual partner. Validations during the schedule's warm-up do not
+    count.
+
+    Args:
+        monitor: any logged value, such as ``val/loss`` or a score of music.
+        mode: whether it is to become small (``min``) or large (``max``).
+        factor: what the rate is multiplied by, in (0, 1).
+        patience: validations in a row without an improvement that are borne; the next one reduces the rate.
+        min_delta: an improvement is more than this; no less than 0.
+        relative: whether ``min_delta`` is a share of the best value, else it is in the value's own units.
+        cooldown: validations after a reduction that do not count against the run.
+        min_fraction: the schedule's factor is never multiplied by less than this, in [0, 1].
+
+    Raises:
+        ValueError: if an argument is out of its range.
+
+    Source: the rule of torch's ``ReduceLROnPlateau``; with the same settings it reduces after the same values.
+    """
+
+    monitor: str = "val/loss"
+    mode: Literal["min", "max"] = "min"
+    factor: float = 0.5
+    patience: int = 5
+    min_delta: float = 1e-4
+    relative: bool = True
+    cooldown: int = 0
+    min_fraction: float = 0.01
+
+    def __post_init__(self) -> None:
+        if self.mode not in ("min", "max"):
+            hint = did_you_mean(str(self.mode), ("min", "max"))
+            raise ValueError(f"Plateau got mode={self.mode!r}, expected 'min' or 'max'. {hint}".rstrip())
+        if not 0.0 < self.factor < 1.0:
+            raise ValueError(f"Plateau got factor={self.factor}, expected a number between 0 and 1: the rate is multiplied by it.")
+        if not 0.0 <= self.min_fraction <= 1.0:
+            raise ValueError(f"Plateau got min_fraction={self.min_fraction}, expected a share in [0, 1].")
+        if not self.min_delta >= 0.0:
+            raise ValueError(f"Plateau got min_delta={self.min_delta}, expected 0 or more.")
+        for name in ("patience", "cooldown"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"Plateau got {name}={getattr(self, name)}, expected 0 or more validations.")
+
+    def improves(self, value: float, best: float | None) -> bool:
+        """Whether ``value`` is better than ``best`` by more than ``min_delta``; nan and infinity never are, else anything beats nothing."""
+        if best is None or not math.isfinite(value):
+            return math.isfinite(value)
+        sign = 1.0 if self.mode == "max" else -1.0
+        if self.relative:
+            return sign * value > sign * best * (1.0 + sign * self.min_delta)
+        return sign * value > sign * best + self.min_delta
+
+
+class PlateauWatch:
+    """What a plateau rule remembers from one validation to the next.
+
+    Args:
+        rule: the configured one; a state that is loaded never changes it.
+
+    Attributes:
+        factor: what the schedule's factor is multiplied by.
+        best: best value so far, None before the first.
+        waited: validations in a row without an improvement.
+        cooling: validations left that do not count.
+    """
+
+    def __init__(self, rule: Plateau) -> None:
+        self.rule = rule
+        self.factor = 1.0
+        self.best: float | None = None
+        self.waited = 0
+        self.cooling = 0
+
+    def see(self, value: float) -> bool:
+        """Take in one validation's value; whether the rate was reduced."""
+        if self.rule.improves(value, self.best):
+            self.best, self.waited = value, 0
+        else:
+            self.waited += 1
+        if self.cooling > 0:
+            self.cooling, self.waited = self.cooling - 1, 0
+        if self.waited <= self.rule.patience:
+            return False
+        self.cooling, self.waited = self.rule.cooldown, 0
+        before, self.factor = self.factor, max(self.factor * self.rule.factor, min(self.factor, self.rule.min_fraction))
+        return self.factor < before
+
+    def state_dict(self) -> dict[str, Any]:
+        """Plain values."""
+        watched = {"monitor": self.rule.monitor, "mode": self.rule.mode}
+        return {**watched, "factor": self.factor, "best": self.best, "waited": self.waited, "cooling": self.cooling}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a saved state; the best of another value, or in another direction, is forgotten, the reductions are not."""
+        self.factor = float(state["factor"])
+        if (state["monitor"], state["mode"]) == (self.rule.monitor, self.rule.mode):
+            self.best, self.waited, self.cooling = state["best"], int(state["waited"]), int(state["cooling"])
+
+
+def watched_value(rule: Plateau, logged: dict[str, Any]) -> float:
+    """The watched one of the values that a run has logged.
+
+    Raises:
+        ValueError: if it is not among them.
+    """
+    if rule.monitor not in logged:
+        known: Iterable[str] = sorted(logged)
+        raise ValueError(
+            f"Plateau watches {rule.monitor!r}, but this run logged {list(known)}. "
+            + (did_you_mean(rule.monitor, known) or "Log the value in validation, or name one of the logged ones in `monitor`.")
+        )
+    return float(logged[rule.monitor])

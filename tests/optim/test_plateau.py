@@ -1,0 +1,117 @@
+"""Plateau against torch's rule on the same values, and what it remembers."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch.optim.lr_scheduler import ReduceLROnPlateau
+
+from musictrain.optim import Plateau, PlateauWatch
+from musictrain.optim.plateau import watched_value
+
+rules = st.builds(
+    Plateau,
+    mode=st.sampled_from(["min", "max"]),
+    factor=st.sampled_from([0.1, 0.5, 0.9]),
+    patience=st.integers(0, 4),
+    min_delta=st.sampled_from([0.0, 0.01, 0.3]),
+    relative=st.booleans(),
+    cooldown=st.integers(0, 3),
+    min_fraction=st.sampled_from([0.0, 0.2, 1.0]),
+)
+values = st.lists(st.one_of(st.sampled_from([1.0, 0.99, 2.0, math.nan]), st.floats(0.0, 4.0)), min_size=1, max_size=40)
+
+
+def factors(watch: PlateauWatch, shown: list[float]) -> list[float]:
+    given_factors = []
+    for value in shown:
+        watch.see(value)
+        given_factors.append(watch.factor)
+    return given_factors
+
+
+@given(rule=rules, shown=values)
+def test_it_reduces_after_the_same_values_as_torchs(rule, shown):
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    reference = ReduceLROnPlateau(
+        optimizer,
+        mode=rule.mode,
+        factor=rule.factor,
+        patience=rule.patience,
+        threshold=rule.min_delta,
+        threshold_mode="rel" if rule.relative else "abs",
+        cooldown=rule.cooldown,
+        min_lr=rule.min_fraction,
+        eps=0.0,
+    )
+    expected = []
+    for value in shown:
+        reference.step(value)
+        expected.append(optimizer.param_groups[0]["lr"])
+    assert factors(PlateauWatch(rule), shown) == expected
+
+
+@given(rule=rules, shown=values, data=st.data())
+def test_a_saved_and_loaded_watch_goes_on_as_if_nothing_had_been(rule, shown, data):
+    stop = data.draw(st.integers(0, len(shown)))
+    uninterrupted, interrupted, resumed = PlateauWatch(rule), PlateauWatch(rule), PlateauWatch(rule)
+    before = factors(interrupted, shown[:stop])
+    resumed.load_state_dict(json.loads(json.dumps(interrupted.state_dict())))
+    assert before + factors(resumed, shown[stop:]) == factors(uninterrupted, shown)
+
+
+def test_patience_is_borne_and_the_next_validation_reduces():
+    watch = PlateauWatch(Plateau(patience=2, factor=0.5))
+    assert [watch.see(1.0) for _ in range(4)] == [False, False, False, True]
+    assert watch.factor == 0.5
+
+
+def test_the_configured_patience_wins_over_the_saved_one():
+    patient, hasty = PlateauWatch(Plateau(patience=10)), PlateauWatch(Plateau(patience=1))
+    factors(patient, [1.0, 1.0, 1.0])
+    hasty.load_state_dict(patient.state_dict())
+    assert hasty.see(1.0)
+
+
+def test_another_watched_value_forgets_the_best_and_keeps_the_reductions():
+    watch, other = PlateauWatch(Plateau(patience=0)), PlateauWatch(Plateau(monitor="val/groove", mode="max"))
+    factors(watch, [0.1, 0.2])
+    other.load_state_dict(watch.state_dict())
+    assert (other.factor, other.best, other.waited) == (0.5, None, 0)
+
+
+def test_a_value_that_is_not_finite_never_is_an_improvement():
+    watch = PlateauWatch(Plateau(patience=1))
+    assert [watch.see(value) for value in (math.nan, math.inf)] == [False, True]
+    assert watch.best is None
+
+
+def test_a_watched_value_that_nobody_logs_is_named_with_the_nearest():
+    assert watched_value(Plateau(), {"val/loss": torch.tensor(0.5)}) == 0.5
+    with pytest.raises(ValueError, match=r"watches 'val/los', but this run logged \['val/loss'\]. Did you mean 'val/loss'"):
+        watched_value(Plateau(monitor="val/los"), {"val/loss": 1.0})
+    with pytest.raises(ValueError, match="Log the value in validation"):
+        watched_value(Plateau(monitor="groove"), {"val/loss": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"mode": "mim"}, "mode='mim', expected 'min' or 'max'. Did you mean 'min'"),
+        ({"factor": 1.0}, "factor=1.0, expected a number between 0 and 1"),
+        ({"factor": math.nan}, "factor=nan"),
+        ({"min_fraction": 1.5}, "min_fraction=1.5, expected a share"),
+        ({"min_delta": -0.1}, "min_delta=-0.1, expected 0 or more"),
+        ({"min_delta": math.nan}, "min_delta=nan"),
+        ({"patience": -1}, "patience=-1, expected 0 or more validations"),
+        ({"cooldown": -1}, "cooldown=-1, expected 0 or more validations"),
+    ],
+)
+def test_a_rule_that_cannot_work_is_refused_at_construction(options, message):
+    with pytest.raises(ValueError, match=message):
+        Plateau(**options)
