@@ -8,7 +8,8 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from musictrain.callbacks import VersionedCheckpoint, WriteSamples
+from musictrain.callbacks import VersionedCheckpoint
+from musictrain.sampling.sampling_callback import SamplingCallback
 
 
 class Interrupt(Callback):
@@ -24,8 +25,8 @@ class Interrupt(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Sampling takes longer than the steps that are compared, and changes none of them; no version goes, none to a mirror."""
         for callback in trainer.callbacks:  # type: ignore[attr-defined]
-            if isinstance(callback, WriteSamples):
-                callback.every = callback.num = callback.continuations = 0
+            if isinstance(callback, SamplingCallback):
+                callback.rest()
             elif isinstance(callback, VersionedCheckpoint):
                 callback.mirror, callback.retention = None, replace(callback.retention, keep_all=True)
 

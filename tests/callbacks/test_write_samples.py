@@ -17,12 +17,13 @@ from lightning.pytorch.demos.boring_classes import BoringDataModule, BoringModel
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
-from musictrain.callbacks import RunLogger, ThroughputReport, WriteSamples, write_samples
-from musictrain.callbacks.write_samples import best_network
+from musictrain.callbacks import RunLogger, ThroughputReport, WriteSamples
 from musictrain.data.tokenizers import VoiceGrid
 from musictrain.listening.time_budget import TimeBudget
 from musictrain.notes import Notes
 from musictrain.runs.alerts import alert_of
+from musictrain.sampling import sampling_callback
+from musictrain.sampling.weights import best_network
 
 TOKENIZER = VoiceGrid(lowest=60, highest=64, steps_per_beat=1)
 
@@ -155,7 +156,7 @@ def test_no_time_is_no_sample_but_the_end_has_its_own(tmp_path: Path) -> None:
 
 def test_the_first_round_is_tried_out_and_left_out_where_it_would_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = iter(range(0, 10**6, 60))
-    monkeypatch.setattr(write_samples.time, "monotonic", lambda: float(next(clock)))
+    monkeypatch.setattr(sampling_callback.time, "monotonic", lambda: float(next(clock)))
     samples = WriteSamples(most_share=1e-6, num=1, continuations=0, beats=2)
     _, run = fit(tmp_path, samples, max_steps=6)
     assert sorted(path.name for path in (run / "samples").iterdir()) == ["step_000006"]

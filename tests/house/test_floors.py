@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 FLOORS = {
-    **dict.fromkeys(("notes", "suggestions", "runs"), 0),
+    **dict.fromkeys(("notes", "suggestions", "runs", "stopping"), 0),
     **dict.fromkeys(
         ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
     ),
     **dict.fromkeys(("speed", "compiling", "dashboard", "notifications"), 1),
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints", "loggers"), 2),
+    "sampling": 2,
     "callbacks": 3,
     **dict.fromkeys(("cli", "search", "stages"), 4),
     **dict.fromkeys(("__init__", "__main__"), 5),
@@ -26,11 +27,13 @@ SIDEWAYS = {
     ("runs", "notes"): "runs keep samples",
     ("runs", "suggestions"): "a run name with a typo",
     ("notes", "suggestions"): "a word is a word",
+    ("stopping", "suggestions"): "a setting with a typo",
     ("listening", "data"): "samples are written as MIDI too",
     ("generation", "data"): "the grammar of a tokenizer says which tokens may come next",
     ("metrics", "data"): "a corpus is the reference",
     ("metrics", "listening"): "bars are bars",
     ("compiling", "data"): "caches lie together",
+    ("sampling", "checkpoints"): "what is played from is a network put together, or the best version",
     ("__main__", "__init__"): "the program is the package",
     **{("cli", door): "the command line opens the other doors" for door in ("search", "stages")},
 }
@@ -38,7 +41,7 @@ ONLY = {
     # Rooms that may use less than their floor offers.
     "callbacks": {
         *("notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"),
-        *("dashboard", "notifications", "loggers"),
+        *("dashboard", "notifications", "loggers", "sampling"),
     },
     # They draw and tell what stands in the run folder; neither needs torch.
     "dashboard": {"notes", "suggestions", "runs"},

@@ -1,0 +1,72 @@
+"""One round of sampling as plain data: what is asked for, and what was played."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from musictrain.generation import SampledPiece
+from musictrain.notes import Notes
+
+
+@dataclass(frozen=True)
+class Request:
+    """What to play from: pieces from nothing, one under each of ``names``, or one that continues ``prompt``, called ``source``.
+
+    Only the first ``num_written`` become files, all of them if that is None.
+    """
+
+    names: tuple[str, ...]
+    prompt: Notes | None = None
+    source: str | None = None
+    num_written: int | None = None
+
+
+@dataclass(frozen=True)
+class Round:
+    """One time of sampling: at which step, for how many beats, from what weights, where to, and what is asked for."""
+
+    step: int
+    beats: float
+    weights: str
+    folder: Path
+    requests: tuple[Request, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """A piece of a round, and what was asked for."""
+
+    name: str
+    request: Request
+    piece: SampledPiece
+
+
+def names_from_nothing(num: int, num_at_end: int) -> tuple[str, ...]:
+    """Names of ``num`` pieces from nothing. They go by how many there are at the end, so that a name is the same piece at every step.
+
+    >>> names_from_nothing(1, 1), names_from_nothing(2, 4)
+    (('from_nothing',), ('from_nothing_1', 'from_nothing_2'))
+    """
+    numbered = tuple(f"from_nothing_{position}" for position in range(1, num + 1))
+    return ("from_nothing", *numbered[1:]) if num and num_at_end <= 1 else numbered
+
+
+def continuations_of(datamodule: Any, num: int) -> Iterator[Request]:
+    """Requests to go on from the first validation pieces; none without a ``corpus``."""
+    corpus = getattr(datamodule, "corpus", None)
+    for position, piece in enumerate(corpus.split("valid")[:num] if corpus is not None else [], start=1):
+        yield Request((f"continued_{position}",), piece.notes, piece.name)
+
+
+def check_numbers(who: str, not_negative: dict[str, float], positive: dict[str, float]) -> None:
+    """Refuses numbers out of their range.
+
+    Raises:
+        ValueError: naming them all, and who got them.
+    """
+    if min(not_negative.values()) < 0 or min(positive.values()) <= 0:
+        told = ", ".join(f"{name}={value}" for name, value in {**not_negative, **positive}.items())
+        raise ValueError(f"{who} got {told}: {', '.join(not_negative)} cannot be negative, {', '.join(positive)} must be positive.")
