@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from musictrain.models.attention import CausalSelfAttention
 from musictrain.models.cache import KeyValueCache
 from musictrain.models.norm import RMSNorm
+from musictrain.models.stochastic_depth import StochasticDepth
 
 NormName = Literal["rms", "layer"]
 
@@ -29,20 +30,30 @@ class SwiGLU(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer; ``dropout`` acts on what attention and feed-forward add to the stream."""
+    """One layer; ``dropout`` and ``stochastic_depth`` act on what attention and feed-forward add to the stream."""
 
-    def __init__(self, d_model: int, num_heads: int, ff_hidden: int, dropout: float, norm: NormName) -> None:
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        ff_hidden: int,
+        dropout: float,
+        norm: NormName,
+        attention_dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
+    ) -> None:
         super().__init__()
         self.attention_norm = make_norm(norm, d_model)
-        self.attention = CausalSelfAttention(d_model, num_heads)
+        self.attention = CausalSelfAttention(d_model, num_heads, attention_dropout)
         self.feed_forward_norm = make_norm(norm, d_model)
         self.feed_forward = SwiGLU(d_model, ff_hidden)
         self.dropout = nn.Dropout(dropout)
+        self.depth = StochasticDepth(stochastic_depth)
 
     def forward(self, stream: Tensor, rotation: Tensor, cache: KeyValueCache | None = None, layer: int = 0) -> Tensor:
         """(batch, time, d_model) to the same shape."""
-        stream = stream + self.dropout(self.attention(self.attention_norm(stream), rotation, cache, layer))
-        return stream + self.dropout(self.feed_forward(self.feed_forward_norm(stream)))
+        stream = stream + self.depth(self.dropout(self.attention(self.attention_norm(stream), rotation, cache, layer)))
+        return stream + self.depth(self.dropout(self.feed_forward(self.feed_forward_norm(stream))))
 
 
 def make_norm(name: NormName, d_model: int) -> nn.Module:

@@ -13,18 +13,19 @@ class BlockDropout(nn.Module):
 
     Args:
         p: probability that a channel is dropped, in [0, 1).
-        block: steps that share a mask.
+        block: steps that share a mask; None: all of a sequence.
 
     Raises:
-        ValueError: if ``p`` is outside that range.
+        ValueError: if ``p`` is outside that range, or ``block`` is below 1.
 
-    Source: between variational dropout, one mask a sequence (Gal & Ghahramani, 2016), and plain dropout.
+    Source: variational dropout, one mask a sequence (Gal & Ghahramani, 2016), where ``block`` is None; else between that and plain dropout.
     """
 
-    def __init__(self, p: float, block: int = 16) -> None:
+    def __init__(self, p: float, block: int | None = 16) -> None:
         super().__init__()
-        if not 0.0 <= p < 1.0:
-            raise ValueError(f"A dropout is {p}, but must be at least 0 and below 1.")
+        check_dropout("A dropout", p)
+        if block is not None and block < 1:
+            raise ValueError(f"A dropout's mask is shared by {block} steps, but must be by at least 1; None shares it over the sequence.")
         self.p, self.block = p, block
 
     def forward(self, stream: Tensor) -> Tensor:
@@ -32,9 +33,20 @@ class BlockDropout(nn.Module):
         if not self.training or self.p == 0.0:
             return stream
         batch, time, *channels = stream.shape
-        kept = torch.rand(batch, -(-time // self.block), *channels, device=stream.device) >= self.p
+        block = max(1, time) if self.block is None else self.block
+        kept = torch.rand(batch, -(-time // block), *channels, device=stream.device) >= self.p
         factor = kept.to(stream.dtype).div_(1 - self.p)
-        return stream * factor.repeat_interleave(self.block, 1)[:, :time]
+        return stream * (factor if self.block is None else factor.repeat_interleave(block, 1)[:, :time])
 
     def extra_repr(self) -> str:
         return f"p={self.p}, block={self.block}"
+
+
+def check_dropout(name: str, p: float) -> None:
+    """Refuse what is no probability of being left out.
+
+    Raises:
+        ValueError: naming it, if it is not at least 0 and below 1.
+    """
+    if not 0.0 <= p < 1.0:
+        raise ValueError(f"{name} is {p}, but must be at least 0 and below 1.")

@@ -9,9 +9,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musictrain.models.block import Block, NormName, make_norm
+from musictrain.models.block_dropout import check_dropout
 from musictrain.models.cache import ContextFullError, KeyValueCache
 from musictrain.models.rotary import Rotary
 from musictrain.models.single_token import SingleToken, can_step
+from musictrain.models.stochastic_depth import rising_to
 
 
 class Decoder(nn.Module):
@@ -34,9 +36,12 @@ class Decoder(nn.Module):
         norm: ``rms``, or ``layer`` for LayerNorm without bias.
         rotary_base: the slowest rotation has a wavelength of about 2 pi times this many tokens.
         max_context: the longest sequence, in tokens; rotary positions are tabled up to here.
+        attention_dropout: on the attention weights, so that no token is relied on alone; three to four times slower attention on a CPU.
+        stochastic_depth: probability that a sequence goes past what the last block adds, rising to it in equal steps from the first block
+            on; for deep networks on small corpora. See ``StochasticDepth``.
 
     Raises:
-        ValueError: if the sizes cannot work together.
+        ValueError: if the sizes cannot work together, or a dropout is outside its range.
 
     Source: the Llama family's block (Touvron et al., 2023); how it starts: see ``reset_parameters``.
     """
@@ -54,8 +59,12 @@ class Decoder(nn.Module):
         norm: NormName = "rms",
         rotary_base: float = 10000.0,
         max_context: int = 2048,
+        attention_dropout: float = 0.0,
+        stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
+        check_dropout("attention_dropout", attention_dropout)
+        check_dropout("stochastic_depth", stochastic_depth)
         check_sizes(vocab_size=vocab_size, d_model=d_model, num_layers=num_layers, num_heads=num_heads, max_context=max_context)
         self.vocab_size = vocab_size
         self.max_context = max_context
@@ -64,7 +73,10 @@ class Decoder(nn.Module):
         ff_hidden = 32 * math.ceil(ff_multiple * d_model / 32)
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.dropout = nn.Dropout(dropout if embedding_dropout is None else embedding_dropout)
-        self.blocks = nn.ModuleList(Block(d_model, num_heads, ff_hidden, dropout, norm) for _ in range(num_layers))
+        self.blocks = nn.ModuleList(
+            Block(d_model, num_heads, ff_hidden, dropout, norm, attention_dropout, depth)
+            for depth in rising_to(stochastic_depth, num_layers)
+        )
         self.norm = make_norm(norm, d_model)
         self.head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
         self.rotary = Rotary(max_context, self.head_dim, rotary_base)

@@ -26,12 +26,21 @@ class FrameHead(nn.Module):
         period: frames in a bar, the values of the phase.
         dropout: inside.
         feature_dropout: of the features of a note.
+        dropout_block: frames that share a mask, see ``BlockDropout``.
     """
 
     earlier: Tensor
 
     def __init__(
-        self, classes: FrameClasses, *, context: int, width: int, period: int, dropout: float = 0.0, feature_dropout: float = 0.0
+        self,
+        classes: FrameClasses,
+        *,
+        context: int,
+        width: int,
+        period: int,
+        dropout: float = 0.0,
+        feature_dropout: float = 0.0,
+        dropout_block: int | None = 16,
     ) -> None:
         super().__init__()
         self.classes = classes
@@ -41,7 +50,12 @@ class FrameHead(nn.Module):
         self.context = nn.Linear(context, VOICES * width)
         self.proposal = nn.Linear(2, width)
         self.hidden = nn.Sequential(
-            nn.LayerNorm(width), nn.GELU(), BlockDropout(dropout), nn.Linear(width, width), nn.GELU(), BlockDropout(dropout)
+            nn.LayerNorm(width),
+            nn.GELU(),
+            BlockDropout(dropout, dropout_block),
+            nn.Linear(width, width),
+            nn.GELU(),
+            BlockDropout(dropout, dropout_block),
         )
         self.output = nn.Linear(width, sum(self.parts))
         self.voice_bias = nn.Parameter(torch.zeros(VOICES, sum(self.parts)))

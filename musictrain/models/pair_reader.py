@@ -36,6 +36,7 @@ class PairReader(nn.Module):
         dropout: on each layer's output.
         input_dropout: on the embedding.
         feature_dropout: of the features.
+        dropout_block: pairs that share a mask, see ``BlockDropout``.
         segment: while training the layers start anew every so many pairs; None lets them remember the whole sequence. Segments run side
             by side, so that a step has fewer and larger products.
     """
@@ -50,14 +51,15 @@ class PairReader(nn.Module):
         dropout: float = 0.0,
         input_dropout: float = 0.0,
         feature_dropout: float = 0.0,
+        dropout_block: int | None = 16,
         segment: int | None = None,
     ) -> None:
         super().__init__()
         self.inputs = FeatureBag(sizes, width, std=0.3, dropout=feature_dropout)
         self.norm = nn.LayerNorm(width)
-        self.input_dropout = BlockDropout(input_dropout)
+        self.input_dropout = BlockDropout(input_dropout, dropout_block)
         self.layers = nn.ModuleList(GRULayer(hidden if layer else width, hidden) for layer in range(num_layers))
-        self.dropout = BlockDropout(dropout)
+        self.dropout = BlockDropout(dropout, dropout_block)
         self.segment = segment
         self.start = nn.Parameter(torch.zeros(hidden))
 

@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from musictrain.models.block_dropout import BlockDropout, check_dropout
+from musictrain.models.shared_dropout import SharedDropoutGRU, SharedDropoutLSTM
+
+LAYERS: dict[tuple[str, bool], Any] = {
+    ("lstm", False): nn.LSTM,
+    ("lstm", True): SharedDropoutLSTM,
+    ("gru", False): nn.GRU,
+    ("gru", True): SharedDropoutGRU,
+}
+"""By kind, and whether dropout is shared over time."""
 
 
 class RecurrentCache:
@@ -35,9 +46,12 @@ class Recurrent(nn.Module):
         dropout: on the embedded tokens, between the layers and on the last layer's output.
         kind: ``lstm`` or ``gru``.
         tie_embeddings: predict with the embedding matrix instead of a matrix of its own.
+        embedding_dropout: on the embedded tokens; ``dropout`` if left out.
+        shared_dropout: one mask for all steps of a sequence instead of one a step (variational dropout): a channel that is gone stays gone,
+            which a recurrent network cannot average away over time. Usually with a somewhat larger ``dropout``.
 
     Raises:
-        ValueError: if a size is not positive or the kind is unknown.
+        ValueError: if a size is not positive, a dropout is outside its range, or the kind is unknown.
     """
 
     max_context: int | None = None
@@ -52,6 +66,8 @@ class Recurrent(nn.Module):
         dropout: float = 0.2,
         kind: Literal["lstm", "gru"] = "lstm",
         tie_embeddings: bool = True,
+        embedding_dropout: float | None = None,
+        shared_dropout: bool = False,
     ) -> None:
         super().__init__()
         for name, size in {"vocab_size": vocab_size, "d_model": d_model, "hidden": hidden, "num_layers": num_layers}.items():
@@ -61,8 +77,12 @@ class Recurrent(nn.Module):
             raise ValueError(f"kind is {kind!r}, but must be 'lstm' or 'gru'.")
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, d_model)
-        self.dropout = nn.Dropout(dropout)
-        layers = nn.LSTM if kind == "lstm" else nn.GRU
+        check_dropout("dropout", dropout)
+        check_dropout("embedding_dropout", embedding_dropout or 0.0)
+        self.dropout = BlockDropout(dropout, block=None) if shared_dropout else nn.Dropout(dropout)
+        at_first = dropout if embedding_dropout is None else embedding_dropout
+        self.embedding_dropout = BlockDropout(at_first, block=None) if shared_dropout else nn.Dropout(at_first)
+        layers = LAYERS[kind, shared_dropout]
         self.recurrent = layers(d_model, hidden, num_layers, batch_first=True, dropout=dropout if num_layers > 1 else 0.0)
         self.output = nn.Linear(hidden, d_model, bias=False)
         self.head = None if tie_embeddings else nn.Linear(d_model, vocab_size, bias=False)
@@ -76,7 +96,7 @@ class Recurrent(nn.Module):
         """
         if cache is not None and len(tokens) != cache.batch_size:
             raise ValueError(f"Got {len(tokens)} sequences, but this cache was started for {cache.batch_size}: start another.")
-        stream, state = self.recurrent(self.dropout(self.embedding(tokens)), None if cache is None else cache.state)
+        stream, state = self.recurrent(self.embedding_dropout(self.embedding(tokens)), None if cache is None else cache.state)
         if cache is not None:
             cache.state = state
             cache.length += tokens.shape[1]

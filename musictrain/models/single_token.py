@@ -23,11 +23,15 @@ from musictrain.models.block import Block, SwiGLU
 from musictrain.models.cache import KeyValueCache
 from musictrain.models.norm import RMSNorm
 from musictrain.models.rotary import Rotary
+from musictrain.models.stochastic_depth import StochasticDepth
 
 if TYPE_CHECKING:
     from musictrain.models.decoder import Decoder
 
-KNOWN = {Block, CausalSelfAttention, SwiGLU, RMSNorm, Rotary, nn.Dropout, nn.Embedding, nn.LayerNorm, nn.Linear, nn.ModuleList}
+KNOWN = {
+    *(Block, CausalSelfAttention, SwiGLU, RMSNorm, Rotary, StochasticDepth),
+    *(nn.Dropout, nn.Embedding, nn.LayerNorm, nn.Linear, nn.ModuleList),
+}
 
 Norm = Callable[[Tensor], Tensor]
 

@@ -70,6 +70,8 @@ class VoiceFrames(nn.Module):
         pointer_beats: how far back the pointer looks.
         max_interval: in semitones; wider intervals count as this wide.
         beats_per_bar: the place in the bar is counted so, whatever the metre of the piece.
+        dropout_block: steps that share a mask of ``dropout`` and ``input_dropout``: frames in the head, pairs of them before it; None
+            shares one over all of a sequence (in the GRU: of a segment), as variational dropout does.
 
     Raises:
         ValueError: if ``vocab_size`` is not that of a VoiceGrid from ``lowest`` to ``highest``, or a size is not positive.
@@ -95,6 +97,7 @@ class VoiceFrames(nn.Module):
         pointer_beats: int = 128,
         max_interval: int = 40,
         beats_per_bar: int = 4,
+        dropout_block: int | None = 16,
     ) -> None:
         super().__init__()
         check_positive(steps_per_beat=steps_per_beat, embedding=embedding, hidden=hidden, num_layers=num_layers, head_hidden=head_hidden)
@@ -113,11 +116,18 @@ class VoiceFrames(nn.Module):
             dropout=dropout,
             input_dropout=input_dropout,
             feature_dropout=feature_dropout,
+            dropout_block=dropout_block,
             segment=None if segment_beats is None else max(1, segment_beats * steps_per_beat // 2),
         )
         self.pointer = MatchPointer(self.classes, steps_per_beat)
         self.head = FrameHead(
-            self.classes, context=hidden, width=head_hidden, period=self.period, dropout=dropout, feature_dropout=feature_dropout
+            self.classes,
+            context=hidden,
+            width=head_hidden,
+            period=self.period,
+            dropout=dropout,
+            feature_dropout=feature_dropout,
+            dropout_block=dropout_block,
         )
 
     @property
