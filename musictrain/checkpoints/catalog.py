@@ -76,6 +76,11 @@ class Version:
         return self.seal is not None and self.seal.healthy
 
     @property
+    def vetoed(self) -> str:
+        """Why it is never called best, empty if it may be."""
+        return "" if self.seal is None else self.seal.vetoed
+
+    @property
     def resumable(self) -> bool:
         """Whether training can go on from it, as far as its seal tells."""
         return self.seal is not None and self.seal.resumable
@@ -230,9 +235,9 @@ def put_aside(path: Path, why: str) -> Path | None:
 
 
 def best_versions(versions: Iterable[Version], metric: str, mode: str = "min") -> list[Version]:
-    """The healthy versions that have a finite value of a metric, best first; of equal ones the newer first."""
+    """The healthy versions that have a finite value of a metric and were not vetoed, best first; of equal ones the newer first."""
     sign = 1 if mode == "min" else -1
-    scored = [version for version in versions if version.good and math.isfinite(version.metric(metric))]
+    scored = [version for version in versions if version.good and not version.vetoed and math.isfinite(version.metric(metric))]
     return sorted(scored, key=lambda version: (sign * version.metric(metric), -version.step, -version.number))
 
 

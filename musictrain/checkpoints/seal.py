@@ -58,6 +58,7 @@ class Seal:
         parent: name of the version that training went on from, empty for the first.
         metrics: values logged at this step.
         ill: why the version is not healthy (not finite, inside a loss spike), empty if it is.
+        vetoed: why it is never called best, empty if it may be: what its validation has shown. It is healthy all the same.
         parameters: fingerprint of the names and shapes of the weights.
         config: fingerprint of the configuration.
         tokenizer: fingerprint of the tokenizer.
@@ -82,6 +83,7 @@ class Seal:
     parent: str = ""
     metrics: Mapping[str, float] = field(default_factory=dict)
     ill: str = ""
+    vetoed: str = ""
     parameters: str = ""
     config: str = ""
     tokenizer: str = ""

@@ -105,6 +105,13 @@ def metrics_of(trainer: Trainer, validated: bool) -> dict[str, float]:
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 
+def veto_of(trainer: Trainer) -> str:
+    """Why the weights of this step are not to be called best, by any callback that keeps a ``veto`` of a ``vetoed_step``; empty if none."""
+    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
+    held = [callback.veto for callback in callbacks if getattr(callback, "vetoed_step", None) == trainer.global_step]
+    return "; ".join(veto for veto in held if isinstance(veto, str) and veto)
+
+
 def facts_of(trainer: Trainer, folder: Path, reason: str, metrics: Mapping[str, float], ill: str, circumstances: Mapping[str, Any]) -> Seal:
     """What the seal of a version is to say of the trainer at this moment."""
     prints = fingerprints_of(trainer)
@@ -117,6 +124,7 @@ def facts_of(trainer: Trainer, folder: Path, reason: str, metrics: Mapping[str, 
         run=folder.resolve().parent.name,
         metrics=metrics,
         ill=ill,
+        vetoed=veto_of(trainer),
         config=circumstances.get("config_fingerprint", ""),
         tokenizer=prints.get("tokenizer", ""),
         corpus=prints.get("corpus", ""),

@@ -56,6 +56,7 @@ def rows_of(versions: list[Version], metric: str) -> list[tuple[str, ...]]:
         marks = [*(["last"] if version in last else []), *(["best"] if version in best else []), *sorted(version.tags)]
         marks += [seal.kind] if seal is not None and seal.kind not in ("full", "weights") else []
         marks += [version.problem or (seal.ill if seal is not None else "")]
+        marks += [f"vetoed: {version.vetoed}"] if version.vetoed else []
         when = datetime.fromtimestamp(seal.created).strftime("%m-%d %H:%M") if seal is not None and seal.created else ""
         value = version.metric(metric)
         rows.append(
