@@ -131,3 +131,9 @@ def agreed_pad_id(pad_id: int | None, datamodule: Any) -> int | None:
             f"MusicModule got pad_id={pad_id}, but the data's tokenizer pads with {theirs}: padding would be counted. Leave pad_id out."
         )
     return theirs if pad_id is None else pad_id
+
+
+def special_tokens(tokenizer: Any, pad_id: int | None) -> tuple[tuple[int, ...], int]:
+    """The tokens that are no music (padding, begin, end), and how many tokens make a step; of no tokenizer, the padding and 1."""
+    special = {*getattr(tokenizer, "begin", ()), *getattr(tokenizer, "end", ()), *(() if pad_id is None else (pad_id,))}
+    return tuple(sorted(special)), getattr(tokenizer, "tokens_per_step", 1)

@@ -25,19 +25,33 @@ from musictrain.contract import (
     check_token_range,
     check_vocabulary,
     network_vocab_size,
+    special_tokens,
     tokens_of,
 )
 from musictrain.data.accumulation import steps_of_run
-from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
+from musictrain.losses import next_token_loss, token_nll
 from musictrain.models.recomputing import recompute
-from musictrain.optim import AdamW, Schedule, WarmupCosine, describe_groups, parameter_groups
+from musictrain.models.token_dropout import NoiseKind, check_blank, check_token_dropout, drop_tokens
+from musictrain.optim import (
+    AdamW,
+    Plateau,
+    PlateauWatch,
+    Schedule,
+    WarmupCosine,
+    clip_adaptively,
+    describe_groups,
+    parameter_groups,
+)
+from musictrain.optim.adaptive_clipping import check_ratio, check_weights_keep_their_rows
 from musictrain.optim.gradients import gradient_norm, gradients_of
+from musictrain.optim.plateau import set_learning_rates, watched_value
 from musictrain.running_sums import LikelihoodSums, StepTokens, TrainingSums, widest_dtype
 
 log = logging.getLogger(__name__)
 
 SUMS_KEY = "musictrain_training_sums"
 STEP_TOKENS_KEY = "musictrain_step_tokens"
+PLATEAU_KEY = "musictrain_plateau"
 
 
 class MusicModule(lightning.LightningModule):
@@ -73,10 +87,16 @@ class MusicModule(lightning.LightningModule):
             training goes on without.
         activation_checkpointing: whether the network's blocks compute their activations again on the way back, for less memory and a
             third more time; or the dotted names of its lists of blocks, where it does not call them ``blocks`` itself.
+        token_dropout: probability that a token is read wrongly while training, in [0, 1); ``train/loss`` is that of the noised music.
+        token_dropout_kind: read as padding (``blank``), or as another token of the batch (``unigram``); see ``drop_tokens``.
+        adaptive_clip: longest gradient of a row of weights, as a share of the row's own norm; None: no such limit. Comes before
+            ``trainer.gradient_clip_val``, exact under DDP, FSDP2 and tensor parallelism; see ``clip_adaptively``.
+        plateau: reduces the learning rate, on top of the schedule, when a logged value no longer gets better; None: never. See ``Plateau``.
 
     Raises:
-        ValueError: when a run starts: if vocabulary, window or padding do not fit the data module's, the network breaks the contract, or
-            the schedule needs the number of steps and the trainer has no limit.
+        ValueError: at construction, if a probability or a ratio cannot be. When a run starts: if vocabulary, window or padding do not fit
+            the data module's, the network breaks the contract, the schedule needs the number of steps and the trainer has no limit, or
+            adaptive clipping meets a strategy that flattens parameters. After a validation: if nobody logs what the plateau watches.
     """
 
     def __init__(
@@ -89,10 +109,17 @@ class MusicModule(lightning.LightningModule):
         pad_id: int | None = None,
         compile: bool = False,
         activation_checkpointing: bool | list[str] = False,
+        token_dropout: float = 0.0,
+        token_dropout_kind: NoiseKind = "blank",
+        adaptive_clip: float | None = None,
+        plateau: Plateau | None = None,
     ) -> None:
         super().__init__()
+        check_token_dropout(token_dropout, token_dropout_kind)
+        if adaptive_clip is not None:
+            check_ratio(adaptive_clip, "adaptive_clip")
         # Built from a configuration, the checkpoint keeps it whole, as plain values; objects given in Python are left out.
-        self.save_hyperparameters(ignore=[] if _given_hyperparameters.get() else ["network", "optimizer", "schedule"])
+        self.save_hyperparameters(ignore=[] if _given_hyperparameters.get() else ["network", "optimizer", "schedule", "plateau"])
         self.network = network
         self.optimizer_factory = SharedFactory(optimizer)
         self.schedule = schedule
@@ -101,6 +128,12 @@ class MusicModule(lightning.LightningModule):
         self.pad_id = pad_id
         self.compile_network = compile
         self.activation_checkpointing = activation_checkpointing
+        self.token_dropout = token_dropout
+        self.token_dropout_kind: NoiseKind = token_dropout_kind
+        self.adaptive_clip = adaptive_clip
+        self._plateau = None if plateau is None else PlateauWatch(plateau)
+        self._spared: tuple[int, ...] = ()
+        self._tokens_per_step = 1
         self._seed = 0
         self._pad_id = pad_id
         self._unchecked_width: int | None = None
@@ -123,6 +156,10 @@ class MusicModule(lightning.LightningModule):
         check_vocabulary(self.network, self._unchecked_width, getattr(datamodule, "vocab_size", None))
         check_context(self.network, *(getattr(datamodule, name, None) for name in ("window", "valid_window")))
         if stage == "fit":
+            check_blank(self.token_dropout, self.token_dropout_kind, self._pad_id)
+            if self.adaptive_clip is not None:
+                check_weights_keep_their_rows(self.trainer.strategy)
+            self._spared, self._tokens_per_step = special_tokens(getattr(datamodule, "tokenizer", None), self._pad_id)
             check_alignment(self.network, getattr(datamodule, "packing", None), getattr(datamodule, "align", None))
             self._training_sums, self._step_tokens = TrainingSums(), StepTokens()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
@@ -146,8 +183,12 @@ class MusicModule(lightning.LightningModule):
         # No schedule's first factor depends on where it ends, which is not known before the loaders are there.
         self._schedule_of_run = self.schedule.over(sys.maxsize)
         # A function, since LambdaLR saves every other callable and would give a resumed run the length of the interrupted one.
-        scheduler = LambdaLR(optimizer, lambda step: self._schedule_of_run(step))
+        scheduler = LambdaLR(optimizer, lambda step: self._factor(step))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _factor(self, step: float) -> float:
+        """On the optimizer's learning rate, for the step after ``step`` steps."""
+        return self._schedule_of_run(step) * (1.0 if self._plateau is None else self._plateau.factor)
 
     def on_train_start(self) -> None:
         self._begun = False
@@ -179,7 +220,9 @@ class MusicModule(lightning.LightningModule):
             self._see_first_batch(batch)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        result = self._loss_of(batch, self.label_smoothing, self.z_loss)
+        tokens = self._tokens_of(batch)
+        logits = self(self._noised(tokens[:, :-1]))
+        result = next_token_loss(logits, tokens[:, 1:], pad_id=self._pad_id, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
         self._training_sums.add(result.nll_sum, result.num_tokens)
         if not self._in_unlike_parts():
             return result.loss
@@ -204,7 +247,8 @@ class MusicModule(lightning.LightningModule):
         _multiply(gradients_of(self.parameters()), factor)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
-        result = self._loss_of(batch)
+        tokens = self._tokens_of(batch)
+        result = next_token_loss(self(tokens[:, :-1]), tokens[:, 1:], pad_id=self._pad_id)
         self._likelihood.add(result.nll_sum, result.num_tokens, batch)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
@@ -217,10 +261,12 @@ class MusicModule(lightning.LightningModule):
         entries = batch if isinstance(batch, Mapping) else {}
         return {**entries, "tokens": tokens, "nll": nll}
 
-    def _loss_of(self, batch: Any, label_smoothing: float = 0.0, z_loss: float = 0.0) -> NextTokenLoss:
-        tokens = self._tokens_of(batch)
-        logits = self(tokens[:, :-1])
-        return next_token_loss(logits, tokens[:, 1:], pad_id=self._pad_id, label_smoothing=label_smoothing, z_loss=z_loss)
+    def _noised(self, tokens: Tensor) -> Tensor:
+        """What the network reads while training."""
+        if self.token_dropout == 0.0:
+            return tokens
+        noise = {"blank": self._pad_id, "spared": self._spared, "step": self._tokens_per_step}
+        return drop_tokens(tokens, self.token_dropout, self.token_dropout_kind, **noise)  # type: ignore[arg-type]
 
     def _tokens_of(self, batch: Any) -> Tensor:
         """The batch's tokens (batch, time + 1); only those of the first batch are held against the vocabulary, which waits for them."""
@@ -245,6 +291,13 @@ class MusicModule(lightning.LightningModule):
         self.log("train/loss", self._widest(values.pop("loss")), prog_bar=True)
         self.log_dict({f"train/{name}": self._widest(value) for name, value in values.items()})
 
+    def configure_gradient_clipping(
+        self, optimizer: Optimizer, gradient_clip_val: float | None = None, gradient_clip_algorithm: str | None = None
+    ) -> None:
+        if self.adaptive_clip is not None:
+            clip_adaptively((each for group in optimizer.param_groups for each in group["params"]), self.adaptive_clip)
+        super().configure_gradient_clipping(optimizer, gradient_clip_val, gradient_clip_algorithm)
+
     def _gradient_norm(self, optimizer: Optimizer) -> Tensor:
         return gradient_norm(gradients_of(each for group in optimizer.param_groups for each in group["params"]))
 
@@ -256,6 +309,23 @@ class MusicModule(lightning.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         self._log_likelihood("val")
+        self._watch_plateau()
+
+    def _watch_plateau(self) -> None:
+        """Show the plateau rule this validation's value."""
+        # Here, and not in on_validation_end: callbacks have logged their scores, and versions saved in that hook hold the decision.
+        counts = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
+        if self._plateau is None or not counts or self.global_step < getattr(self.schedule, "warmup_steps", 0):
+            return
+        # The first rank's word counts: a value need be neither the same on every rank nor logged by all of them.
+        value = self.trainer.strategy.broadcast(watched_value(self._plateau.rule, self.trainer.callback_metrics))
+        if isinstance(value, str):
+            raise ValueError(value)
+        if self._plateau.see(value):
+            log.info("No better %s in %d validations: the schedule's learning rate is now multiplied by %g",
+                     self._plateau.rule.monitor, self._plateau.rule.patience + 1, self._plateau.factor)  # fmt: skip
+            for config in self.trainer.lr_scheduler_configs:
+                set_learning_rates(config.scheduler)
 
     def on_test_epoch_end(self) -> None:
         self._log_likelihood("test")
@@ -291,12 +361,16 @@ class MusicModule(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint[SUMS_KEY] = self._training_sums.state_dict()
         checkpoint[STEP_TOKENS_KEY] = self._step_tokens.state_dict()
+        if self._plateau is not None:
+            checkpoint[PLATEAU_KEY] = self._plateau.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         if SUMS_KEY in checkpoint:
             self._training_sums.load_state_dict(checkpoint[SUMS_KEY])
         if STEP_TOKENS_KEY in checkpoint:
             self._step_tokens.load_state_dict(checkpoint[STEP_TOKENS_KEY])
+        if self._plateau is not None and PLATEAU_KEY in checkpoint:
+            self._plateau.load_state_dict(checkpoint[PLATEAU_KEY])
 
 
 def _multiply(gradients: list[Tensor], factor: Tensor) -> None:

@@ -83,6 +83,9 @@ def test_checkpoints_hold_plain_values_alone(tmp_path):
         "pad_id": PAD,
         "compile": False,
         "activation_checkpointing": False,
+        "token_dropout": 0.0,
+        "token_dropout_kind": "blank",
+        "adaptive_clip": None,
     }
     again = MusicModule.load_from_checkpoint(versions[0], network=ForeignNetwork())
     assert again.pad_id == PAD

@@ -15,6 +15,9 @@ from torch import Tensor
 
 SMALLEST_WEIGHT_NORM = 1e-3
 
+FLATTENING = {"FSDPStrategy", "DeepSpeedStrategy"}
+"""Lightning's strategies that lay all parameters end to end, by name: nothing here knows Lightning."""
+
 
 @torch.no_grad()
 def clip_adaptively(parameters: Iterable[Tensor], ratio: float, eps: float = SMALLEST_WEIGHT_NORM) -> None:
@@ -84,3 +87,16 @@ def check_ratio(value: float, name: str) -> None:
     """
     if not 0.0 < value < float("inf"):
         raise ValueError(f"{name} is {value}, but must be a positive number, such as 0.01.")
+
+
+def check_weights_keep_their_rows(strategy: Any) -> None:
+    """Refuse a strategy under which no rows are left to compare.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if FLATTENING & {each.__name__ for each in type(strategy).__mro__}:
+        raise ValueError(
+            f"adaptive_clip compares each row of a weight with its gradient, but {type(strategy).__name__} flattens parameters, so that no "
+            "rows are left. Use ddp, or musictrain's fsdp, tp or fsdp+tp, or gradient_clip_val instead."
+        )

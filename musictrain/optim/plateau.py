@@ -7,9 +7,10 @@ value and multiplies its schedule by ``PlateauWatch.factor``.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Literal
+
+from torch import Tensor
 
 from musictrain.suggestions import did_you_mean
 
@@ -117,16 +118,21 @@ class PlateauWatch:
             self.best, self.waited, self.cooling = state["best"], int(state["waited"]), int(state["cooling"])
 
 
-def watched_value(rule: Plateau, logged: dict[str, Any]) -> float:
-    """The watched one of the values that a run has logged.
+def watched_value(rule: Plateau, logged: dict[str, Any]) -> float | str:
+    """The watched one of the values that a run has logged; if it is not among them, a sentence for the error."""
+    if rule.monitor in logged:
+        return float(logged[rule.monitor])
+    hint = did_you_mean(rule.monitor, logged) or "Log the value in validation, or name one of the logged ones in `monitor`."
+    return f"Plateau watches {rule.monitor!r}, but this run logged {sorted(logged)}. {hint}"
 
-    Raises:
-        ValueError: if it is not among them.
-    """
-    if rule.monitor not in logged:
-        known: Iterable[str] = sorted(logged)
-        raise ValueError(
-            f"Plateau watches {rule.monitor!r}, but this run logged {list(known)}. "
-            + (did_you_mean(rule.monitor, known) or "Log the value in validation, or name one of the logged ones in `monitor`.")
-        )
-    return float(logged[rule.monitor])
+
+def set_learning_rates(scheduler: Any) -> None:
+    """Lay every group's learning rate anew by the factor that a ``LambdaLR`` gives now, without waiting for the next step."""
+    factors = [factor(scheduler.last_epoch) for factor in scheduler.lr_lambdas]
+    rates = [base * factor for base, factor in zip(scheduler.base_lrs, factors, strict=True)]
+    for group, rate in zip(scheduler.optimizer.param_groups, rates, strict=True):
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(rate)
+        else:
+            group["lr"] = rate
+    scheduler._last_lr = rates
