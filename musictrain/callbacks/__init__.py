@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from musictrain.callbacks.accumulation_schedule import AccumulationSchedule
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
     from musictrain.callbacks.live_page import LivePage
+    from musictrain.callbacks.musical_early_stopping import MusicalEarlyStopping
     from musictrain.callbacks.notifications import Notifications
     from musictrain.callbacks.progress import PlainProgress, ProgressLine
     from musictrain.callbacks.run_recorder import RunRecorder
@@ -24,6 +25,7 @@ _HOMES = {
     "AccumulationSchedule": "musictrain.callbacks.accumulation_schedule",
     "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
     "LivePage": "musictrain.callbacks.live_page",
+    "MusicalEarlyStopping": "musictrain.callbacks.musical_early_stopping",
     "Notifications": "musictrain.callbacks.notifications",
     "PlainProgress": "musictrain.callbacks.progress",
     "ProgressLine": "musictrain.callbacks.progress",
@@ -38,6 +40,7 @@ __all__ = [
     "AccumulationSchedule",
     "EMAWeightAveraging",
     "LivePage",
+    "MusicalEarlyStopping",
     "Notifications",
     "PlainProgress",
     "ProgressLine",

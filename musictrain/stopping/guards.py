@@ -93,26 +93,25 @@ class Guard:
         return f"{self.metric} is {short(value)}, {'above' if self.above is not None else 'below'} {short(bound)}{named}{by}"
 
 
-# The ready ones, by the names that a configuration can use for them.
+# The ready ones, by the names that a configuration can use for them; what they look at is what SampleAndScore logs.
 GUARDS = {
     "collapse": Guard(
         "val/bar_repetition",
-        above=0.75,
+        above=0.7,  # eight bars in a loop of two have 0.75
         action="veto",
-        advice="What it samples runs in a loop: listen, try a higher temperature or top_p, or take an earlier version.",
+        advice="What it samples runs in a loop: listen, sample with a higher temperature or top_p, or take an earlier version.",
     ),
     "copying": Guard(
-        "val/copy_rate",
-        above="val/copy_rate_of_validation",
-        margin=0.1,
+        "val/copy_excess",  # above the validation set's own rate
+        above=0.1,
         action="stop",
-        advice="It copies its training pieces: raise dropout or weight decay, transpose, or add pieces. Take an earlier version.",
+        advice="It plays its training pieces by heart. Take an earlier version; raise dropout or weight decay, transpose, or add pieces.",
     ),
     "tokens": Guard(
         "val/token_validity",
-        below=0.98,
+        below=0.95,
         action="veto",
-        advice="What it samples breaks the tokenizer's grammar: train longer, or lower the learning rate.",
+        advice="What it expects breaks the tokenizer's grammar: train longer, or lower the learning rate.",
     ),
 }
 

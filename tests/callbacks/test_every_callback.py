@@ -37,9 +37,15 @@ def fit(folder: Path, callback: Callback, steps: int, ckpt_path: str | None = No
 
 
 def test_there_are_callbacks() -> None:
-    assert {"VersionedCheckpoint", "RunRecorder", "WriteSamples", "EMAWeightAveraging", "PlainProgress", "ThroughputReport"} <= set(
-        CALLBACKS
-    )
+    assert {
+        "VersionedCheckpoint",
+        "RunRecorder",
+        "WriteSamples",
+        "MusicalEarlyStopping",
+        "EMAWeightAveraging",
+        "PlainProgress",
+        "ThroughputReport",
+    } <= set(CALLBACKS)
 
 
 @pytest.mark.parametrize("name", CALLBACKS)

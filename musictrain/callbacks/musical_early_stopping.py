@@ -1,0 +1,185 @@
+"""MusicalEarlyStopping: ends a run that has stopped getting better, loops or copies, and keeps its bad versions from being called best.
+
+    Trainer(callbacks=[MusicalEarlyStopping("val/loss", patience=5)])
+
+After each validation it looks at the values that were logged: metrics that should get better, each with a direction or a reference band,
+and guards, which stop or veto at once. The rules are plain Python in ``musictrain.stopping``.
+
+When: in any Trainer, instead of Lightning's EarlyStopping, which does the same for one metric. Cost: nothing; of several processes the
+first one's values count for all. Source: Yin et al. 2022, and the faults of EarlyStopping: it overwrites the configured patience at a
+resume, and once it has said stop inside ``min_steps`` nothing takes it back.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_info
+
+from musictrain.runs.alerts import alert
+from musictrain.stopping import GUARDS, Guard, StoppingRule, Verdict, Watch
+from musictrain.stopping.guards import guard_named
+from musictrain.suggestions import did_you_mean
+
+log = logging.getLogger(__name__)
+
+COST = "val/musical_cost"
+
+
+class MusicalEarlyStopping(Callback):
+    """Stops on several metrics, and says why.
+
+    A version that was vetoed (a guard was crossed, or a watched value is not finite) is kept and can be gone on from, but is never called
+    best: ``VersionedCheckpoint`` reads ``veto`` and passes over it. For Lightning's own ModelCheckpoint the weighted sum of the watched
+    metrics, lower is better and infinite under a veto, stands among the logged values as ``val/musical_cost``: monitor that.
+
+    ``stop_reason``, ``stop_advice`` and ``stopped_by_guard`` tell how the fit ended. What is known of a value beyond its number, such as
+    which piece is copied, is taken from the attribute ``score_notes`` (by name) of any callback; names that a callback logs, but not after
+    every validation, from its attribute ``score_names``.
+
+    Args:
+        watch: the metrics, by name (lower is better) or as ``musictrain.stopping.Watch`` with direction or band, min_delta, patience,
+            warm-up and weight. None is val/loss where it is logged.
+        combine: ``all`` of them must have waited long enough, ``any`` of them, their ``weighted`` sum, or their ``pareto`` front.
+        patience: validations in a row without an improvement; of watches that have none of their own, and of what is combined.
+        min_delta: of the weighted sum.
+        relative: ``min_delta`` is a share of the lowest sum.
+        warm_up: values up to so many optimizer steps are passed over.
+        min_steps: patience ends no run before so many optimizer steps; guards do.
+        guards: as ``musictrain.stopping.Guard``, or by name: ``collapse``, ``copying``, ``tokens``. None is these three, as far as their
+            values are logged; an empty list none.
+
+    Raises:
+        ValueError: for settings that cannot work, and after the first validation for a named metric that nobody logs.
+    """
+
+    def __init__(
+        self,
+        watch: str | Watch | Sequence[str | Watch] | None = None,
+        combine: str = "all",
+        patience: int = 3,
+        min_delta: float = 0.0,
+        relative: bool = False,
+        warm_up: int = 0,
+        min_steps: int = 0,
+        guards: Sequence[str | Guard] | None = None,
+    ) -> None:
+        one = [watch] if isinstance(watch, str | Watch) else watch
+        watches = [Watch("val/loss")] if one is None else [Watch(each) if isinstance(each, str) else each for each in one]
+        guarding = list(GUARDS.values()) if guards is None else [guard_named(each) if isinstance(each, str) else each for each in guards]
+        self.rule = StoppingRule(
+            watches,
+            combine=combine,
+            patience=patience,
+            min_delta=min_delta,
+            relative=relative,
+            warm_up=warm_up,
+            min_steps=min_steps,
+            guards=guarding,
+        )
+        self._watched = [each.metric for each in watches if watch is not None]
+        self._guarded = [name for each in guarding if guards is not None for name in each.names]
+        self._forget()
+
+    def _forget(self) -> None:
+        self.stop_reason = self.stop_advice = ""
+        self.stopped_by_guard = False
+        self.veto, self.vetoed_step = "", -1
+        self.verdict: Verdict | None = None
+        self._known: dict[str, Any] = {}
+        self._notes_what_is_known = self._is_first = True
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """What stopped an earlier fit does not stop this one; what was counted stays."""
+        self._forget()
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Once after each validation and each resume: what stands among the logged values now has been counted."""
+        if self._notes_what_is_known:
+            self._notes_what_is_known = False
+            self._known = dict(trainer.callback_metrics)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Judge, and stop if it is time to."""
+        if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        values, notes, unknown = trainer.strategy.broadcast(self._heard(trainer))
+        self._notes_what_is_known, self._is_first = True, False
+        if unknown:
+            raise ValueError(unknown)
+        step = trainer.global_step
+        self.verdict = verdict = self.rule.judge(step, values, notes)
+        self.veto, self.vetoed_step = verdict.veto, step
+        if verdict.cost is not None:
+            # Writers come last and find it here.
+            trainer.callback_metrics[COST] = torch.tensor(verdict.cost)
+        if trainer.is_global_zero:
+            report(verdict, step)
+        if verdict.stop and may_stop(trainer):
+            self._stop(trainer, verdict)
+
+    def _heard(self, trainer: Trainer) -> tuple[dict[str, float], dict[str, str], str]:
+        """What this process knows: values logged since the last validation, notes on them, and what is wrong with the names."""
+        logged = dict(trainer.callback_metrics)
+        # Lightning makes a new tensor for each value that is logged; what is still the same one was counted before.
+        new = {name: value for name, value in logged.items() if value is not self._known.get(name)}
+        values = {name: float(new[name]) for name in self.rule.names if name in new}
+        notes = {name: str(note) for callback in callbacks_of(trainer) for name, note in getattr(callback, "score_notes", {}).items()}
+        to_come = {name for callback in callbacks_of(trainer) for name in getattr(callback, "score_names", ())}
+        known = [name for name in logged if name != COST]
+        return values, notes, unknown_names(self._watched, self._guarded, known, to_come) if self._is_first else ""
+
+    def _stop(self, trainer: Trainer, verdict: Verdict) -> None:
+        trainer.should_stop = True
+        self.stop_reason, self.stop_advice, self.stopped_by_guard = verdict.reason, verdict.advice, verdict.by_guard
+        rank_zero_info(f"Stopping after {trainer.global_step:,} steps. {verdict.reason} {verdict.advice}".rstrip())
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was counted, as plain values. The settings are not among them: at a resume the configured ones hold."""
+        return self.rule.state_dict()
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take it back."""
+        self.rule.load_state_dict(state_dict)
+
+
+def may_stop(trainer: Trainer) -> bool:
+    """Whether the Trainer's own least steps and epochs are done: what it is told before that, it would remember for ever."""
+    epochs = trainer.current_epoch + bool(trainer.is_last_batch)
+    return trainer.global_step >= (trainer.min_steps or 0) and epochs >= (trainer.min_epochs or 0)
+
+
+def report(verdict: Verdict, step: int) -> None:
+    """Say which guards are crossed, once for each row of validations."""
+    for crossing in verdict.crossings:
+        if crossing.times == 1:
+            alert(
+                log,
+                f"{crossing.words}: the version of step {step:,} is not called best.",
+                kind="music_guard",
+                advice=crossing.advice,
+                step=step,
+                metric=crossing.metric,
+            )
+
+
+def unknown_names(watched: Sequence[str], guarded: Sequence[str], logged: Sequence[str], to_come: set[str]) -> str:
+    """What to say of names that nobody logs; empty if there are none."""
+    there = {*logged, *to_come}
+    for what, key, names in (("watches", "watch", watched), ("guards", "guards", guarded)):
+        if missing := [name for name in names if name not in there]:
+            hints = " ".join(filter(None, (did_you_mean(name, sorted(there)) for name in missing)))
+            return (
+                f"MusicalEarlyStopping {what} {missing}, but this run logged {sorted(there)}. {hints} ".replace("  ", " ")
+                + f"Log the score in validation, or name one of the logged ones in `{key}`."
+            )
+    return ""
+
+
+def callbacks_of(trainer: Trainer) -> list[Any]:
+    """The Trainer's callbacks."""
+    return list(trainer.callbacks)  # type: ignore[attr-defined]
