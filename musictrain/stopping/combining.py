@@ -49,7 +49,7 @@ class Each:
     def __init__(self, watches: Sequence[Watch], needed: str = "all") -> None:
         self._watches, self._needed = watches, needed
         self._waits = [Wait(watch.patience or 1, watch.min_delta, watch.relative) for watch in watches]
-        self._last = [math.nan] * len(watches)
+        self._last = [0.0] * len(watches)
 
     def take(self, step: int, values: Mapping[str, float]) -> None:
         for place, (watch, wait) in enumerate(zip(self._watches, self._waits, strict=True)):
@@ -86,7 +86,7 @@ class Weighted:
 
     def __init__(self, watches: Sequence[Watch], wait: Wait) -> None:
         self._watches, self._wait = watches, wait
-        self._last = math.nan
+        self._last = 0.0
 
     def take(self, step: int, values: Mapping[str, float]) -> None:
         if (cost := weighted_cost(self._watches, step, values)) is not None:
