@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from musictrain.callbacks.notifications import Notifications
     from musictrain.callbacks.progress import PlainProgress, ProgressLine
     from musictrain.callbacks.run_recorder import RunRecorder
+    from musictrain.callbacks.sample_and_score import SampleAndScore
     from musictrain.callbacks.throughput_report import ThroughputReport
     from musictrain.callbacks.versioned_checkpoint import VersionedCheckpoint
     from musictrain.callbacks.write_samples import WriteSamples
@@ -31,6 +32,7 @@ _HOMES = {
     "ProgressLine": "musictrain.callbacks.progress",
     "RunLogger": "musictrain.loggers.run_logger",
     "RunRecorder": "musictrain.callbacks.run_recorder",
+    "SampleAndScore": "musictrain.callbacks.sample_and_score",
     "ThroughputReport": "musictrain.callbacks.throughput_report",
     "VersionedCheckpoint": "musictrain.callbacks.versioned_checkpoint",
     "WriteSamples": "musictrain.callbacks.write_samples",
@@ -46,6 +48,7 @@ __all__ = [
     "ProgressLine",
     "RunLogger",
     "RunRecorder",
+    "SampleAndScore",
     "ThroughputReport",
     "VersionedCheckpoint",
     "WriteSamples",

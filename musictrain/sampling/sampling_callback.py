@@ -121,8 +121,8 @@ class SamplingCallback(Callback):
 
     def pauses(self, validation_every: float | None) -> Plan:
         """For the time left of a run: the samples of its end, which take so many times as long as those between."""
-        between = (self.num_between + self.continuations) * self.beats_between
-        at_end = (self.num + self.continuations) * self.beats
+        between = (self._num_played(at_end=False) + self.continuations) * self.beats_between
+        at_end = (self._num_played(at_end=True) + self.continuations) * self.beats
         return Plan(at_end={"sampling": at_end / between if between else 1.0})
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -142,9 +142,9 @@ class SamplingCallback(Callback):
     def _plays_anything(self) -> bool:
         return bool(self.num or self.continuations)
 
-    def _num_between(self) -> int:
-        """Pieces from nothing that a round between plays."""
-        return self.num_between
+    def _num_played(self, *, at_end: bool) -> int:
+        """Pieces from nothing that a round plays."""
+        return self.num if at_end else self.num_between
 
     def _validated(self, trainer: Trainer) -> bool:
         """One more validation is done: whether it is one of those that are followed by a round, if there is time."""
@@ -155,7 +155,7 @@ class SamplingCallback(Callback):
 
     def _has_time(self) -> bool:
         """The same on every process: a collective call."""
-        wanted = self._num_between() or self.continuations
+        wanted = self._num_played(at_end=False) or self.continuations
         fits = bool(wanted) and (self._budget.last_seconds is None or self._budget.allows(time.monotonic()))
         return bool(agreed("yes" if fits else ""))
 
@@ -244,7 +244,7 @@ class SamplingCallback(Callback):
         """What follows when all is played; nothing here."""
 
     def _requests(self, trainer: Trainer, *, at_end: bool) -> Iterator[Request]:
-        if num := self.num if at_end else self.num_between:
+        if num := self._num_played(at_end=at_end):
             yield Request(names_from_nothing(num, self.num))
         yield from continuations_of(datamodule_of(trainer), self.continuations)
 
