@@ -10,7 +10,7 @@ from typing import Any
 from musictrain.checkpoints.catalog import best_versions, list_versions
 from musictrain.cli.checkpoint_looking import footing
 from musictrain.cli.console import program, quiet_terminal, rank_of_process, report_failure
-from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, TERMINATED, CommandError, UsageError
+from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, STOPPED_BY_RULE, TERMINATED, CommandError, UsageError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.parse_errors import innermost
 from musictrain.cli.recipes import recipes, with_recipes
@@ -83,6 +83,7 @@ def train(command: str, words: list[str], folder: Path | None = None, callbacks:
                 tell_index(RunFolder(train_log.path.parent))
     if command == "fit" and cli.trainer.is_global_zero and cli.run_logger is not None and cli.run_logger.started:
         print_summary(cli, runs_dir)
+        return status_of_fit(cli.trainer, read_status(RunFolder(Path(cli.run_logger.save_dir)).status))
     return FINISHED
 
 
@@ -130,6 +131,15 @@ def how_it_finished(step: int, status: Status | None) -> str:
         return f"Finished after {step:,} steps."
     of_all = f" of {status.total:,}" if status.total is not None else ""
     return f"Stopped after {step:,}{of_all} steps. {status.reason} {status.advice}".rstrip()
+
+
+def status_of_fit(trainer: Any, status: Status | None) -> int:
+    """The exit status of a fit that no error has ended: 3 if it was stopped for its health, as a callback says by ``stopped_by_guard``.
+
+    The first process alone says so: who launched the others would take it for their failure. Out of patience is an end like any other.
+    """
+    by_guard = any(getattr(callback, "stopped_by_guard", False) for callback in trainer.callbacks)
+    return STOPPED_BY_RULE if by_guard and status is not None and status.state == "stopped" else FINISHED
 
 
 def speed_of(trainer: Any) -> list[tuple[str, str]]:
