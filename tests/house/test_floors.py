@@ -41,7 +41,7 @@ ONLY = {
     # Rooms that may use less than their floor offers.
     "callbacks": {
         *("notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"),
-        *("dashboard", "notifications", "loggers", "sampling"),
+        *("stopping", "dashboard", "notifications", "loggers", "sampling"),
     },
     # They draw and tell what stands in the run folder; neither needs torch.
     "dashboard": {"notes", "suggestions", "runs"},
