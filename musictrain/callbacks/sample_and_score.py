@@ -41,7 +41,7 @@ from musictrain.sampling.corpus_reference import CorpusReference, reference_of
 from musictrain.sampling.legality import legal_probabilities
 from musictrain.sampling.rounds import Played, Request, Round, check_numbers
 from musictrain.sampling.sampling_callback import SamplingCallback, datamodule_of, tokenizer_of
-from musictrain.sampling.scores import Copied, Sample, Scores, record_of, score_samples
+from musictrain.sampling.scores import COPYING, Copied, Sample, Scores, record_of, score_names, score_samples
 from musictrain.sampling.weights import averaged_weights
 
 log = logging.getLogger(__name__)
@@ -59,6 +59,9 @@ class SampleAndScore(SamplingCallback):
     ``num_scored`` pieces from nothing and the continuations are judged, ``beats_between`` beats of each; ``num_between`` and the
     continuations are written as files, and a piece that copies is written too. The scores of the fit's end, which may be played from other
     weights, are written and not logged.
+
+    ``score_names`` are the names under which it logs, known from the start of the fit; ``score_notes`` has, by name, what is known of the
+    last scores beyond their numbers: which passage is copied. Both are the first process' alone.
 
     Args:
         num_scored: pieces from nothing that are judged, played side by side. Means settle from some 15 on, the distance to the corpus
@@ -86,6 +89,8 @@ class SampleAndScore(SamplingCallback):
         self._fresh: dict[str, float] = {}
         self._has_scored = self._said_left_out = False
         self._told_copies: dict[str, float] = {}
+        self.score_names: tuple[str, ...] = ()
+        self.score_notes: dict[str, str] = {}
 
     def rest(self) -> None:
         """Play nothing from now on."""
@@ -105,7 +110,7 @@ class SampleAndScore(SamplingCallback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """The first process measures the corpus, or opens what was measured before, and writes where it lies; the others wait."""
         super().on_fit_start(trainer, pl_module)
-        self._fresh, self._reference = {}, None
+        self._fresh, self._reference, self.score_names, self.score_notes = {}, None, (), {}
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
         tokenizer = tokenizer_of(trainer)
         if trainer.fast_dev_run or tokenizer is None or not self._plays_anything():  # type: ignore[attr-defined]
@@ -144,16 +149,28 @@ class SampleAndScore(SamplingCallback):
             return
         try:
             self._reference = reference_of(datamodule, tokenizer, beats=self.beats_between, copy_bars=self.copy_bars)
-            bands = self._reference.shown_bands(self._num_judged())
-            run.path.mkdir(parents=True, exist_ok=True)
-            atomic_write(run.path / BANDS, json.dumps({f"val/{name}": pair for name, pair in bands.items()}, indent=1))
-        except (ValueError, OSError) as error:
+        except Exception as error:
+            # Hours of training are worth more than a score.
+            log.info("Measuring the corpus failed.", exc_info=error)
             alert(
                 log,
                 f"Samples cannot be held against the corpus and are written without scores. {error}",
                 kind="scoring_unavailable",
-                advice="Give the corpus training and validation pieces that its tokenizer can hold.",
+                advice="Give the corpus training and validation pieces that its tokenizer can hold; a traceback is in train.log.",
             )
+            return
+        if self.every and self._num_judged():
+            validity = ("token_validity",) if how_judged(tokenizer) == "grammar" else ()
+            self.score_names = tuple(f"val/{name}" for name in (*score_names(self._reference), *validity))
+        self._write_bands(self._reference, run)
+
+    def _write_bands(self, reference: CorpusReference, run: RunFolder) -> None:
+        bands = {f"val/{name}": pair for name, pair in reference.shown_bands(self._num_judged()).items()}
+        try:
+            run.path.mkdir(parents=True, exist_ok=True)
+            atomic_write(run.path / BANDS, json.dumps(bands, indent=1))
+        except OSError as error:
+            log.warning("Where the corpus lies in each score could not be written down for the page: %s", error)
 
     def _num_judged(self) -> int:
         return self._num_played(at_end=False) + self.continuations
@@ -176,6 +193,8 @@ class SampleAndScore(SamplingCallback):
         if how_judged(tokenizer) == "grammar":
             scores.values["token_validity"] = self._validity(network, tokenizer, trainer)
         self._fresh = {name: interval.mean for name, interval in scores.values.items()}
+        note = {f"val/{name}": f"{scores.copied[0].sample}: {scores.copied[0].match}" for name in COPYING} if scores.copied else {}
+        self.score_notes = note
         for copied in self._beyond(scores)[:1]:
             self._tell(copied, asked, played, trainer)
         self._write_scores(asked, scores, played)

@@ -20,13 +20,14 @@ from musictrain.metrics.copying import Match, copy_counts, longest_match
 from musictrain.metrics.frechet import FEWEST_PIECES, FeatureScale, chance_distances, frechet_distance
 from musictrain.metrics.frechet_features import feature_matrix
 from musictrain.metrics.intervals import RESAMPLES, Interval, bootstrap_intervals
-from musictrain.metrics.measures import measure_pieces
+from musictrain.metrics.measures import MEASURES, measure_pieces
 from musictrain.metrics.reference_distance import distance_to_band
 from musictrain.notes import Notes, TimeSignature
 from musictrain.sampling.corpus_reference import CorpusReference
 
 TOLERANCE = 1e-6
 MOST_TOLD = 10
+COPYING = ("copy_rate", "copy_excess", "longest_match", "longest_match_excess")
 
 
 class Sample(NamedTuple):
@@ -84,6 +85,12 @@ def score_samples(samples: Sequence[Sample], reference: CorpusReference, *, leve
     return Scores(values, copied, chance)
 
 
+def score_names(reference: CorpusReference) -> tuple[str, ...]:
+    """The names of all scores that ``score_samples`` gives, in their order."""
+    rules = (*RULES, "chorale_rule_distance") if reference.is_four_part else ()
+    return (*MEASURES, "in_band", *COPYING, "frechet_excess", *rules)
+
+
 def music_from(notes: Notes, beat: float) -> Notes:
     """The music from the first bar line at or after ``beat`` on, that line being beat 0."""
     if beat <= 0.0:
@@ -103,7 +110,7 @@ def share_in_band(means: Mapping[str, float], bands: Mapping[str, tuple[float, f
     0.5
     """
     inside = [
-        float(distance_to_band(mean, *bands[name])) == 0.0
+        float(distance_to_band(mean, *bands[name])) <= TOLERANCE
         for name, mean in means.items()
         if not (math.isnan(mean) or math.isnan(bands.get(name, (math.nan,))[0]))
     ]
@@ -167,12 +174,9 @@ def _copying(samples: Sequence[Sample], copied: Sequence[Copied], reference: Cor
     plays = any(len(sample.notes.pitched()) for sample in samples)
     longest = copied[0].match.bars if copied else (0.0 if plays else math.nan)
     own = 0.0 if math.isnan(reference.copy_rate) else reference.copy_rate
-    return {
-        "copy_rate": rate,
-        "copy_excess": Interval(*(_above(value, own) for value in rate)),
-        "longest_match": _alone(longest),
-        "longest_match_excess": _alone(_above(longest, reference.longest_bars)),
-    }
+    excess = Interval(*(_above(value, own) for value in rate))
+    matched = _alone(longest), _alone(_above(longest, reference.longest_bars))
+    return dict(zip(COPYING, (rate, excess, *matched), strict=True))
 
 
 def _rules(pieces: Sequence[Notes], reference: CorpusReference, level: float) -> dict[str, Interval]:

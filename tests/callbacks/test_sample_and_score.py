@@ -8,6 +8,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,12 +22,12 @@ from torch import Tensor
 from musictrain.callbacks import RunLogger, SampleAndScore
 from musictrain.generation import SampledPiece
 from musictrain.listening.time_budget import TimeBudget
-from musictrain.metrics import MEASURES
+from musictrain.metrics import MEASURES, Match
 from musictrain.notes import Notes
 from musictrain.runs.alerts import alert_of
 from musictrain.runs.rows import read_rows
 from musictrain.sampling import sampling_callback
-from musictrain.sampling.scores import Sample, score_samples
+from musictrain.sampling.scores import Copied, Sample, score_samples
 from tests.sampling.tiny_corpus import TOKENIZER, Music, Playing, chorale
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
@@ -84,7 +85,8 @@ def test_what_is_logged_is_what_the_metrics_say_of_what_was_played(tmp_path: Pat
     for name in {*MEASURES, "copy_rate", "longest_match", "frechet_excess", "chorale_rule_distance", "in_band"}:
         assert float(logged[2][f"val/{name}"]) == pytest.approx(direct[name].mean, rel=1e-5, abs=1e-6, nan_ok=True), name
     assert 0.0 <= logged[2]["val/token_validity"] <= 1.0
-    assert {key for key in logged[2] if key.startswith("val/")} == {key for key in logged[4] if key.startswith("val/")}
+    for row in logged.values():
+        assert {key for key in row if key.startswith("val/")} == {*samples.score_names, "val/loss"}
     assert float(trainer.callback_metrics["val/scored_step"]) == 4.0
     assert "val/scored_step" not in logged[4]
 
@@ -146,7 +148,8 @@ def test_a_copied_piece_is_an_alert_that_names_it_and_its_bars_once(
 ) -> None:
     source = chorale(5).transposed(1)
     monkeypatch.setattr(sampling_callback, "sample_pieces", planted(source))
-    _, run = fit(tmp_path, SampleAndScore(**SMALL))
+    samples = SampleAndScore(**SMALL)
+    _, run = fit(tmp_path, samples)
     (alert,) = [one for one in alerts_of(caplog) if one["kind"] == "copied_passage"]
     assert (alert["step"], alert["sample"], alert["source"]) == (2, "from_nothing_3", "bwv5")
     assert (alert["source_bars"], alert["own_bars"], alert["bars"]) == ([1, 2], [1, 2], 2.0)
@@ -156,6 +159,7 @@ def test_a_copied_piece_is_an_alert_that_names_it_and_its_bars_once(
     (copied, *_) = told(run, 2)["copied"]
     assert (copied["sample"], copied["source"], copied["source_bars"]) == ("from_nothing_3", "bwv5", [1, 2])
     assert rows_with_scores(run)[0]["val/longest_match"] == 2.0
+    assert samples.score_notes["val/copy_rate"].startswith("from_nothing_3: bars 1 to 2 (8 beats, 32 notes) are bars 1 to 2 of bwv5")
     assert rows_with_scores(run)[0]["val/longest_match_excess"] > 1.0
 
 
@@ -169,16 +173,24 @@ def test_what_the_validation_set_has_too_is_no_alert(
     assert not alerts_of(caplog)
 
 
-def test_a_copy_is_told_of_again_if_it_grows_and_after_a_resume_if_not_told_yet() -> None:
-    samples = SampleAndScore()
-    samples._told_copies = {"bwv5": 2.0}
-    samples._has_scored = True
-    other = SampleAndScore(num_scored=4)
+def copy_of(bars: float, source: str = "bwv5") -> Copied:
+    return Copied("from_nothing_9", Match(bars, 4 * bars, 30, source, (1, 2), (1, 2), 0.0, 0.0, 0))
+
+
+def test_a_copy_is_told_of_again_if_it_grows_or_is_of_another_piece(caplog: pytest.LogCaptureFixture, tmp_path: Path) -> None:
+    samples: Any = SampleAndScore()
+    samples._reference, samples._write = SimpleNamespace(longest_bars=0.5), lambda *_: None
+    asked: Any = SimpleNamespace(step=7, folder=tmp_path)
+    played: Any = [SimpleNamespace(name="from_nothing_9")]
+    for copied in (copy_of(2.0), copy_of(2.5), copy_of(3.5), copy_of(2.0, "bwv6")):
+        samples._tell(copied, asked, played, None)
+    assert [(alert["source"], alert["bars"]) for alert in alerts_of(caplog)] == [("bwv5", 2.0), ("bwv5", 3.5), ("bwv6", 2.0)]
+    other: Any = SampleAndScore(num_scored=4)
     other.load_state_dict(samples.state_dict())
-    assert other._told_copies == {"bwv5": 2.0}
-    assert (other.num_scored, other._has_scored) == (4, True)
-    other.load_state_dict({"validations": 3})
-    assert other._told_copies == {}
+    other._reference, other._write = samples._reference, samples._write
+    other._tell(copy_of(3.5), asked, played, None)
+    assert len(alerts_of(caplog)) == 3
+    assert other.num_scored == 4
 
 
 def test_a_resumed_fit_goes_on_with_its_time_and_its_validations(tmp_path: Path) -> None:
@@ -354,7 +366,8 @@ from tests.callbacks.test_sample_and_score import SMALL
 from tests.sampling.tiny_corpus import Music, Playing
 
 trainer = Trainer(
-    default_root_dir=sys.argv[1], max_steps=4, val_check_interval=2, limit_val_batches=1, accelerator="cpu", devices=2, strategy="ddp",
+    default_root_dir=sys.argv[1], max_steps=4, val_check_interval=2, limit_val_batches=1, accelerator="cpu",
+    devices=2, strategy="ddp_find_unused_parameters_true",
     callbacks=[SampleAndScore(**SMALL)], logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
 )
 trainer.fit(Playing(), datamodule=Music())

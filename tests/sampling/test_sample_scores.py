@@ -26,7 +26,7 @@ from musictrain.metrics.chorale_rules import RULES
 from musictrain.notes import Notes, TimeSignature
 from musictrain.sampling.corpus_reference import CorpusReference
 from musictrain.sampling.legality import legal_probabilities
-from musictrain.sampling.scores import Sample, Scores, music_from, ratio_interval, record_of, score_samples, share_in_band
+from musictrain.sampling.scores import Sample, Scores, music_from, ratio_interval, record_of, score_names, score_samples, share_in_band
 from tests.sampling.tiny_corpus import TOKENIZER, TinyCorpus, chorale, tiny_decoder
 
 
@@ -114,7 +114,7 @@ def test_music_begins_at_the_next_bar_line_in_its_own_signature() -> None:
 
 def test_silence_has_the_same_scores_and_all_are_nan(reference: CorpusReference) -> None:
     silent, heard = (scored(reference, Sample("a", notes)).values for notes in (Notes.empty(), chorale(60)))
-    assert list(silent) == list(heard)
+    assert list(silent) == list(heard) == list(score_names(reference))
     assert all(math.isnan(interval.mean) for interval in silent.values())
     assert scored(reference).values.keys() == heard.keys()
 
