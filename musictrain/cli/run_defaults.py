@@ -19,9 +19,9 @@ from musictrain.callbacks import (
     ProgressLine,
     RunLogger,
     RunRecorder,
+    SampleAndScore,
     ThroughputReport,
     VersionedCheckpoint,
-    WriteSamples,
 )
 from musictrain.checkpoints import CompressedCheckpointIO
 from musictrain.cli.recipes import config_files
@@ -29,6 +29,7 @@ from musictrain.cli.resume import step_of
 from musictrain.runs import RunFolder
 from musictrain.runs.lineage import add_parent
 from musictrain.runs.summary import shown
+from musictrain.sampling.sampling_callback import SamplingCallback
 
 log = logging.getLogger(__name__)
 
@@ -74,7 +75,7 @@ def default_callbacks(
     defaults: list[tuple[type[Callback], list[Callback]]] = [
         (RunRecorder, [recorder]),
         (Announcement, [announcement or Announcement()]),
-        (WriteSamples, [WriteSamples()]),
+        (SamplingCallback, [SampleAndScore()]),
         (ThroughputReport, [ThroughputReport()]),
         (LivePage, [LivePage()]),
     ]
