@@ -9,8 +9,9 @@ from __future__ import annotations
 import importlib
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Any
 
 from musictrain.suggestions import did_you_mean
 
@@ -113,11 +114,19 @@ def parameters_of(class_path: str) -> list[str]:
     """The names a class takes when it is made; none if it cannot be found."""
     module, _, name = class_path.rpartition(".")
     try:
-        return [
-            parameter for parameter in inspect.signature(getattr(importlib.import_module(module), name)).parameters if parameter != "self"
-        ]
+        made = getattr(importlib.import_module(module), name)
+        return list(dict.fromkeys(_parameters(made)))
     except (ImportError, AttributeError, ValueError, TypeError):
         return []
+
+
+def _parameters(made: Callable[..., Any]) -> Iterator[str]:
+    """Those of a class, and where it hands keywords on, of what it inherits."""
+    own = inspect.signature(made).parameters.values()
+    yield from (each.name for each in own if each.name != "self" and each.kind not in (each.VAR_POSITIONAL, each.VAR_KEYWORD))
+    inherits = getattr(made, "__base__", None)
+    if inherits not in (None, object) and any(each.kind == each.VAR_KEYWORD for each in own):
+        yield from _parameters(inherits)
 
 
 def _public_names(module: str) -> list[str]:

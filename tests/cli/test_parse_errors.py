@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from musictrain.cli.parse_errors import condense
+from musictrain.cli.parse_errors import condense, parameters_of
 
 KEYS = ["trainer.max_steps", "trainer.max_epochs", "trainer.callbacks", "model", "data", "seed_everything", "runs", "name"]
 
@@ -71,3 +71,13 @@ def test_the_cause_stands_alone(message: str, condensed: str) -> None:
 def test_what_is_no_tree_keeps_its_first_lines() -> None:
     message = "Problems parsing config: while parsing a flow sequence\n" + "\n".join(f"line {n}" for n in range(9))
     assert condense(message, KEYS, "musictrain fit").splitlines()[-1] == "line 2 ..."
+
+
+def test_keys_that_are_handed_on_are_among_those_a_class_takes() -> None:
+    taken = parameters_of("musictrain.callbacks.SampleAndScore")
+    assert taken[0] == "num_scored"
+    assert {"top_p", "every"} <= set(taken)
+    assert "sampling" not in taken
+    assert parameters_of("musictrain.Decoder")[0] == "vocab_size"
+    assert parameters_of("json.dumps")[0] == "obj"
+    assert parameters_of("json.nothing") == []
