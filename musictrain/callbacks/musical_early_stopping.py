@@ -13,8 +13,8 @@ resume, and once it has said stop inside ``min_steps`` nothing takes it back.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,11 +23,14 @@ from lightning.pytorch.utilities import rank_zero_info
 from musictrain.runs.alerts import alert
 from musictrain.stopping import GUARDS, Guard, StoppingRule, Verdict, Watch
 from musictrain.stopping.guards import guard_named
+from musictrain.stopping.watches import made_of
 from musictrain.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
+Made = TypeVar("Made", Watch, Guard)
 
 COST = "val/musical_cost"
+Named = str | dict[str, Any]  # a dict holds the settings by name; what is wrong with them is said here
 
 
 class MusicalEarlyStopping(Callback):
@@ -42,8 +45,8 @@ class MusicalEarlyStopping(Callback):
     every validation, from its attribute ``score_names``.
 
     Args:
-        watch: the metrics, by name (lower is better) or as ``musictrain.stopping.Watch`` with direction or band, min_delta, patience,
-            warm-up and weight. None is val/loss where it is logged.
+        watch: the metrics, by name (lower is better) or as ``musictrain.stopping.Watch``, or its settings, with direction or band,
+            min_delta, patience, warm-up and weight. None is val/loss where it is logged.
         combine: ``all`` of them must have waited long enough, ``any`` of them, their ``weighted`` sum, or their ``pareto`` front.
         patience: validations in a row without an improvement; of watches that have none of their own, and of what is combined.
         min_delta: of the weighted sum.
@@ -59,18 +62,18 @@ class MusicalEarlyStopping(Callback):
 
     def __init__(
         self,
-        watch: str | Watch | Sequence[str | Watch] | None = None,
+        watch: Named | Watch | Sequence[Named | Watch] | None = None,
         combine: str = "all",
         patience: int = 3,
         min_delta: float = 0.0,
         relative: bool = False,
         warm_up: int = 0,
         min_steps: int = 0,
-        guards: Sequence[str | Guard] | None = None,
+        guards: Sequence[Named | Guard] | None = None,
     ) -> None:
-        one = [watch] if isinstance(watch, str | Watch) else watch
-        watches = [Watch("val/loss")] if one is None else [Watch(each) if isinstance(each, str) else each for each in one]
-        guarding = list(GUARDS.values()) if guards is None else [guard_named(each) if isinstance(each, str) else each for each in guards]
+        several = [watch] if isinstance(watch, str | Watch | Mapping) else watch
+        watches = [Watch("val/loss")] if several is None else [settled(Watch, each, Watch) for each in several]
+        guarding = list(GUARDS.values()) if guards is None else [settled(Guard, each, guard_named) for each in guards]
         self.rule = StoppingRule(
             watches,
             combine=combine,
@@ -145,6 +148,13 @@ class MusicalEarlyStopping(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self.rule.load_state_dict(state_dict)
+
+
+def settled(kind: type[Made], given: str | Mapping[str, Any] | Made, by_name: Callable[[str], Made]) -> Made:
+    """A watch or a guard, from whatever it was given as."""
+    if isinstance(given, str):
+        return by_name(given)
+    return made_of(kind, given) if isinstance(given, Mapping) else given
 
 
 def may_stop(trainer: Trainer) -> bool:

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from musictrain.stopping.watches import check_patience, check_steps, short
+from musictrain.stopping.watches import check_patience, check_steps, is_number, short
 from musictrain.suggestions import did_you_mean
 
 ACTIONS = ("stop", "veto")
@@ -52,12 +52,12 @@ class Guard:
             raise ValueError(f"A guard got metric={self.metric!r}; it needs the name of a logged value, such as 'val/copy_rate'.")
         if (self.above is None) == (self.below is None):
             raise ValueError(f"{named} got above={self.above!r} and below={self.below!r}; it needs one of them.")
-        if not isinstance(self.bound, str) and not math.isfinite(self.bound):
+        if not isinstance(self.bound, str) and not is_number(self.bound):
             raise ValueError(f"{named} got the bound {self.bound!r}; it needs a number, or the name of another logged value.")
         if self.action not in ACTIONS:
             hint = did_you_mean(str(self.action), ACTIONS)
             raise ValueError(f"{named} got action={self.action!r}; it needs 'stop' or 'veto'. {hint}".rstrip())
-        if not 0 <= self.margin < math.inf:
+        if not (is_number(self.margin) and self.margin >= 0):
             raise ValueError(f"{named} got margin={self.margin!r}; it needs a number from 0 on.")
         check_patience(named, self.patience)
         check_steps(named, "warm_up", self.warm_up)

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 from musictrain.suggestions import did_you_mean
 
 MODES = ("min", "max")
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -53,12 +54,14 @@ class Watch:
         if self.mode not in MODES:
             hint = did_you_mean(str(self.mode), MODES)
             raise ValueError(f"{named} got mode={self.mode!r}; it needs 'min' or 'max': which values are better. {hint}".rstrip())
-        if self.band is not None and not (len(self.band) == 2 and -math.inf < self.band[0] <= self.band[1] < math.inf):
+        if self.band is not None and not (len(self.band) == 2 and all(map(is_number, self.band)) and self.band[0] <= self.band[1]):
             raise ValueError(f"{named} got band={self.band!r}; it needs two numbers, the lower one first.")
+        if self.band is not None:
+            object.__setattr__(self, "band", tuple(self.band))  # a configuration has lists
         check_delta(named, self.min_delta)
         check_patience(named, self.patience)
         check_steps(named, "warm_up", self.warm_up)
-        if not 0 < self.weight < math.inf:
+        if not (is_number(self.weight) and self.weight > 0):
             raise ValueError(f"{named} got weight={self.weight!r}; it needs a positive number.")
 
     @property
@@ -149,6 +152,27 @@ def validations(num: int) -> str:
     return f"{num} validation{'s' if num != 1 else ''}"
 
 
+def is_number(value: object) -> bool:
+    """Whether it is a finite number, and no text that reads like one."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def made_of(kind: type[Made], settings: Mapping[str, Any]) -> Made:
+    """A watch or a guard from its settings by name, as a configuration holds them.
+
+    Raises:
+        ValueError: for a setting that it does not have, or without a metric.
+    """
+    known, called = [each.name for each in fields(kind)], kind.__name__.lower()  # type: ignore[arg-type]
+    if "metric" not in settings:
+        raise ValueError(f"A {called} needs a metric, the name of a logged value; got {dict(settings)}.")
+    for name in settings:
+        if name not in known:
+            hint = did_you_mean(str(name), known)
+            raise ValueError(f"The {called} of {settings['metric']!r} has no {name!r}, only {', '.join(known)}. {hint}".rstrip())
+    return kind(**settings)
+
+
 def check_patience(who: str, patience: int | None) -> None:
     """Refuse what is no patience; None is one that others set."""
     if patience is not None and not (isinstance(patience, int) and not isinstance(patience, bool) and patience >= 1):
@@ -163,5 +187,5 @@ def check_steps(who: str, name: str, steps: int | None) -> None:
 
 def check_delta(who: str, min_delta: float) -> None:
     """Refuse what is no least improvement."""
-    if not 0 <= min_delta < math.inf:
+    if not (is_number(min_delta) and min_delta >= 0):
         raise ValueError(f"{who} got min_delta={min_delta!r}; it needs a number from 0 on.")

@@ -130,6 +130,16 @@ def test_a_metric_that_nobody_logs_is_named_beside_those_that_are(tmp_path: Path
         fit(tmp_path, MusicalEarlyStopping("val/loss", guards=[Guard("val/copies", above=0.5)]), loss=[1.0])
 
 
+def test_settings_may_come_as_a_configuration_holds_them() -> None:
+    stopping = MusicalEarlyStopping({"metric": "val/x", "band": [0.25, 0.5]}, guards=["tokens", {"metric": "val/y", "above": "val/x"}])
+    assert [each.band for each in stopping.rule.watches] == [(0.25, 0.5)]
+    assert [each.metric for each in stopping.rule.guards] == ["val/token_validity", "val/y"]
+    with pytest.raises(ValueError, match="Did you mean 'mode'"):
+        MusicalEarlyStopping([{"metric": "val/x", "moode": "max"}])
+    with pytest.raises(ValueError, match="Did you mean 'copying'"):
+        MusicalEarlyStopping("val/x", guards=["copyng"])
+
+
 def test_a_metric_that_a_callback_will_log_is_waited_for(tmp_path: Path) -> None:
     class Sampler(Callback):
         score_names = ("val/groove",)

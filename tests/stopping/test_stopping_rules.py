@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from musictrain.stopping import COMBINATIONS, GUARDS, Guard, StoppingRule, Verdict, Watch
 from musictrain.stopping.guards import guard_named
+from musictrain.stopping.watches import made_of
 
 LOSS, GROOVE = Watch("loss"), Watch("groove", "max")
 NAN = math.nan
@@ -317,6 +318,8 @@ def test_a_guard_that_is_new_begins_anew() -> None:
         ({"patience": 0}, "a whole number from 1 on"),
         ({"warm_up": -1}, "optimizer steps from 0 on"),
         ({"weight": 0.0}, "a positive number"),
+        ({"min_delta": "much"}, "min_delta='much'"),
+        ({"band": ("low", "high")}, "the lower one first"),
     ],
 )
 def test_a_watch_that_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -366,3 +369,12 @@ def test_ready_guards_have_names() -> None:
     assert all(guard_named(name) is guard and guard.advice for name, guard in GUARDS.items())
     with pytest.raises(ValueError, match=r"no guard 'copyng', only collapse, copying, tokens.*Did you mean 'copying'\?"):
         guard_named("copyng")
+
+
+def test_settings_by_name_are_checked_like_arguments() -> None:
+    assert made_of(Watch, {"metric": "val/x", "mode": "max"}) == Watch("val/x", "max")
+    assert made_of(Guard, {"metric": "val/x", "above": 1.0}) == Guard("val/x", above=1.0)
+    with pytest.raises(ValueError, match=r"The watch of 'val/x' has no 'moode', only metric, mode, .* Did you mean 'mode'\?"):
+        made_of(Watch, {"metric": "val/x", "moode": "max"})
+    with pytest.raises(ValueError, match="A guard needs a metric"):
+        made_of(Guard, {"above": 1.0})
