@@ -187,7 +187,7 @@ class VersionFolder:
             self.stored_bytes += size
             self.plain_bytes += seal.plain_size
         self._tell("saved", version=path.name, step=seal.step, reason=seal.reason, bytes=size, plain_bytes=seal.plain_size,
-                   healthy=seal.healthy, ill=seal.ill or None, metrics=dict(seal.metrics))  # fmt: skip
+                   healthy=seal.healthy, ill=seal.ill or None, vetoed=seal.vetoed or None, metrics=dict(seal.metrics))  # fmt: skip
         if seal.ill:
             alert(log, f"{path.name} does not count as good: {seal.ill}.", kind="version_unhealthy", step=seal.step)
         if self.mirror is not None:

@@ -161,4 +161,6 @@ def kept_versions(run: RunFolder) -> list[tuple[str, str]]:
     best = best_versions(versions, BEST_METRIC)[:1]
     last = sorted((version for version in versions if version.resumable), key=lambda version: (version.step, version.number))[-1:]
     rows = [(f"{which} checkpoint", shown(version.path)) for which, found in (("best", best), ("last", last)) for version in found]
+    vetoed = [version for version in versions if version.vetoed]
+    rows += [("never best", f"{len(vetoed):,} of the versions; {vetoed[-1].name}: {vetoed[-1].vetoed}")] if vetoed else []
     return [*rows, ("versions", footing(versions))] if versions else rows

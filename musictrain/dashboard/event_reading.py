@@ -132,6 +132,7 @@ def _version(row: Mapping[str, Any]) -> dict[str, Any]:
         "reason": clean(row.get("reason") or "", 60),
         "bytes": size if isinstance(size, int) else None,
         "ill": clean(row.get("ill") or "", 80),
+        "vetoed": clean(row.get("vetoed") or "", 80),
     }
 
 

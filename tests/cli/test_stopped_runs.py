@@ -42,6 +42,9 @@ def test_a_guard_ends_with_status_three_and_no_version_is_best(tmp_path: Path, c
     versions = list_versions(run / "checkpoints")
     assert [bool(each.vetoed) for each in versions if each.step] == [True, True]
     assert "best checkpoint" not in out
+    assert f"never best       2 of the versions; {versions[-1].name}: val/loss is" in out
+    saved = [each.get("vetoed") for each in read_records(run / "events.jsonl") if each["event"] == "saved"]
+    assert saved == [None, *(each.vetoed for each in versions if each.step)]
 
 
 def test_out_of_patience_is_an_end_like_any_other(tmp_path: Path, corpus: Path, capsys: Any) -> None:

@@ -220,7 +220,8 @@
     // Versions stand at the foot of a chart; alerts, and values that are no numbers, hang from its top.
     markTraces() {
       const { versions, alerts } = curves.marks();
-      const feet = versions.slice(-MOST_MARKS).map(({ step, name, removed }) => [step, name + (removed ? ", removed since" : "")]);
+      const fate = ({ vetoed, removed }) => (vetoed ? `, never best: ${vetoed}` : "") + (removed ? ", removed since" : "");
+      const feet = versions.slice(-MOST_MARKS).map((version) => [version.step, version.name + fate(version)]);
       const tops = alerts.slice(0, MOST_MARKS).map((alert) => [alert.step, String(alert.message || alert.kind).slice(0, 90), alert.level]);
       const colours = tops.map(([, , level]) => M.colour(level === "WARNING" ? "warn" : "bad"));
       const holes = this.lines.flatMap(({ curve, label }) => {
