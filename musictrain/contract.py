@@ -1,7 +1,8 @@
 """The contract every network and every batch keeps, and what is said to one that does not.
 
 A network maps tokens (batch, time) int64 to logits (batch, time, vocab), and ``logits[:, i]`` predicts token i + 1. A batch is an int64
-tensor (batch, time + 1), or a mapping that holds one as ``tokens``.
+tensor (batch, time + 1), or a mapping that holds one as ``tokens``; ``hidden``, bool (batch, time), may name tokens
+of it that are not to be read while training.
 """
 
 from __future__ import annotations
@@ -137,3 +138,14 @@ def special_tokens(tokenizer: Any, pad_id: int | None) -> tuple[tuple[int, ...],
     """The tokens that are no music (padding, begin, end), and how many tokens make a step; of no tokenizer, the padding and 1."""
     special = {*getattr(tokenizer, "begin", ()), *getattr(tokenizer, "end", ()), *(() if pad_id is None else (pad_id,))}
     return tuple(sorted(special)), getattr(tokenizer, "tokens_per_step", 1)
+
+
+def blank_of(pad_id: int | None) -> int:
+    """The token that is read where a batch hides one.
+
+    Raises:
+        ValueError: if nobody has named one.
+    """
+    if pad_id is None:
+        raise ValueError("The batch hides tokens, but neither pad_id nor the data module's tokenizer names the padding to read instead.")
+    return pad_id

@@ -14,13 +14,18 @@ from musictrain.data.corpora import Corpus, cache_root, load_corpus
 from musictrain.data.evaluation_batches import EvaluationPlan
 from musictrain.data.first_process import build_first, is_spread
 from musictrain.data.loading import BatchLoader, batch_loader
+from musictrain.data.masking import check_mask
 from musictrain.data.splits import check_fractions
 from musictrain.data.token_store import TokenStore
 from musictrain.data.token_store_building import open_or_build
 from musictrain.data.tokenizers import Tokenizer, VoiceGrid
 from musictrain.data.transposition import check_range
+from musictrain.data.value_jitter import check_steps
 
 log = logging.getLogger(__name__)
+
+OFF = {"velocity_jitter": 0, "tempo_jitter": 0, "mask_notes": 0.0, "mask_bars": 0.0}
+"""What a checkpoint that knows nothing of these was trained with."""
 
 
 class ResumeError(ValueError):
@@ -53,6 +58,11 @@ class MusicDataModule(LightningDataModule):
         num_workers: processes that prepare training batches ahead; 0 is enough unless a step takes less than a few milliseconds.
         cache_dir: where corpora and tokens are kept; None means ``$MUSICTRAIN_CACHE``, else ``~/.cache/musictrain``.
         wait_minutes: with several processes, how long the others wait for the first of each machine to make the tokens.
+        velocity_jitter: each training row is played louder or softer by up to so many of the tokenizer's velocities: the same phrase is
+            met at many loudnesses. 0 is off, as are the next ones.
+        tempo_jitter: faster or slower by up to so many of the tokenizer's tempos.
+        mask_notes: probability that a note is hidden from the network while training; see ``Masker``.
+        mask_bars: probability that a bar is hidden, against networks that copy the bar before.
 
     Raises:
         ValueError: at construction, if an argument cannot work; in ``setup``, if corpus, tokenizer and window do not fit together.
@@ -75,6 +85,10 @@ class MusicDataModule(LightningDataModule):
         num_workers: int = 0,
         cache_dir: str | None = None,
         wait_minutes: float = 60.0,
+        velocity_jitter: int = 0,
+        tempo_jitter: int = 0,
+        mask_notes: float = 0.0,
+        mask_bars: float = 0.0,
     ) -> None:
         super().__init__()
         self.corpus_name = str(Path(corpus).expanduser()) if str(corpus).startswith("~") else str(corpus)
@@ -92,6 +106,10 @@ class MusicDataModule(LightningDataModule):
         self.num_workers = num_workers
         self.cache_dir = cache_dir
         self.wait_minutes = wait_minutes
+        self.velocity_jitter = velocity_jitter
+        self.tempo_jitter = tempo_jitter
+        self.mask_notes = mask_notes
+        self.mask_bars = mask_bars
         self._check()
         self._corpus: Corpus | None = None
         self._store: TokenStore | None = None
@@ -125,6 +143,10 @@ class MusicDataModule(LightningDataModule):
         if self.transpose_within not in ("vocabulary", "corpus"):
             raise ValueError(f"transpose_within={self.transpose_within!r}, expected 'vocabulary' or 'corpus'.")
         check_fractions(self.splits)
+        check_steps(self.tokenizer, "Velocity", self.velocity_jitter)
+        check_steps(self.tokenizer, "Tempo", self.tempo_jitter)
+        check_mask(self.tokenizer, "notes", self.mask_notes)
+        check_mask(self.tokenizer, "bars", self.mask_bars)
 
     @property
     def vocab_size(self) -> int:
@@ -232,6 +254,7 @@ class MusicDataModule(LightningDataModule):
             transpose=self.transpose,
             transpose_within=self.transpose_within,
             align=self.align,
+            **{name: getattr(self, name) for name in OFF},
         )
 
     def evaluation_plan(self, split: str) -> EvaluationPlan:
@@ -292,7 +315,7 @@ class MusicDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
         self._compare("corpus", state_dict["corpus"], self.corpus.name, self.corpus.fingerprint)
-        now, then = self._batch_settings(), dict(state_dict["batches"])
+        now, then = self._batch_settings(), {**OFF, **state_dict["batches"]}
         own = now.pop("batch_size")
         self._go_on_after(int(state_dict["position"]), then.get("batch_size", own))
         if changed := [f"{name}={now[name]} (was {then.get(name)})" for name in now if then.get(name) != now[name]]:
@@ -320,7 +343,7 @@ class MusicDataModule(LightningDataModule):
             )
 
     def _batch_settings(self) -> dict[str, Any]:
-        names = ("seed", "window", "batch_size", "packing", "transpose_within", "align")
+        names = ("seed", "window", "batch_size", "packing", "transpose_within", "align", *OFF)
         return {**{name: getattr(self, name) for name in names}, "transpose": list(self.transpose)}
 
 

@@ -20,6 +20,7 @@ from musictrain.batch_seed import seed_torch
 from musictrain.compiling import compile_in_place
 from musictrain.contract import (
     agreed_pad_id,
+    blank_of,
     check_alignment,
     check_context,
     check_token_range,
@@ -58,7 +59,8 @@ class MusicModule(lightning.LightningModule):
     """Next-token training of any network with the contract tokens (batch, time) int64 -> logits (batch, time, vocab).
 
     A batch is an int64 tensor (batch, time + 1), or a mapping that holds one as ``tokens`` and may hold ``notes`` and ``beats``, (batch,):
-    how many notes and beats each row stands for. The network reads all tokens but the last and predicts all but the first.
+    how many notes and beats each row stands for; and ``hidden``, bool (batch, time): what is read as padding while training. The network
+    reads all tokens but the last and predicts all but the first.
 
     Logged in nats, padding never counted, summed on the device and over all ranks, every ``trainer.log_every_n_steps`` optimizer steps:
     ``train/loss`` per token since the last line, without smoothing and z-loss; ``train/lr``; ``train/gradient_norm`` of that step before
@@ -221,7 +223,7 @@ class MusicModule(lightning.LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         tokens = self._tokens_of(batch)
-        logits = self(self._noised(tokens[:, :-1]))
+        logits = self(self._noised(batch, tokens[:, :-1]))
         result = next_token_loss(logits, tokens[:, 1:], pad_id=self._pad_id, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
         self._training_sums.add(result.nll_sum, result.num_tokens)
         if not self._in_unlike_parts():
@@ -261,8 +263,10 @@ class MusicModule(lightning.LightningModule):
         entries = batch if isinstance(batch, Mapping) else {}
         return {**entries, "tokens": tokens, "nll": nll}
 
-    def _noised(self, tokens: Tensor) -> Tensor:
+    def _noised(self, batch: Any, tokens: Tensor) -> Tensor:
         """What the network reads while training."""
+        if isinstance(batch, Mapping) and "hidden" in batch:
+            tokens = tokens.masked_fill(batch["hidden"], blank_of(self._pad_id))
         if self.token_dropout == 0.0:
             return tokens
         noise = {"blank": self._pad_id, "spared": self._spared, "step": self._tokens_per_step}

@@ -469,3 +469,16 @@ def test_a_config_file_builds_it() -> None:
     built = parser.instantiate_classes(config).data
     assert (built.corpus_name, built.transpose, built.window) == ("ryans", (-3, 3), 512)
     assert built.tokenizer.config() == {"lowest": 30, "highest": 90, "steps_per_beat": 4}
+
+
+def test_a_checkpoint_from_before_there_was_jitter_or_masking_is_no_other_run(
+    make: Any, checkpoint: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = torch.load(checkpoint, weights_only=True)
+    for name in ("velocity_jitter", "tempo_jitter", "mask_notes", "mask_bars"):
+        del old["MusicDataModule"]["batches"][name]
+    torch.save(old, tmp_path / "old.ckpt")
+    assert fit(make(), ckpt_path=tmp_path / "old.ckpt", max_steps=4).numbers == [2, 3]
+    assert "Resumed with" not in caplog.text
+    fit(make(mask_notes=0.2), ckpt_path=tmp_path / "old.ckpt", max_steps=4)
+    assert "Resumed with mask_notes=0.2 (was 0.0)" in caplog.text

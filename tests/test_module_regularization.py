@@ -230,3 +230,18 @@ def test_a_checkpoint_from_before_there_was_a_plateau_resumes(tmp_path):
     module = new_plateau_module(optimizer=AdamW, schedule=Constant())
     fit(tmp_path / "on", module, max_steps=4, ckpt_path=tmp_path / "old.ckpt")
     assert module._plateau.factor == 1.0
+
+
+# What a batch hides
+
+
+def test_what_a_batch_hides_is_read_as_padding_in_training_alone(tmp_path):
+    network, batches = Listening(), random_batches(3)
+    for batch in batches:
+        batch["hidden"] = torch.rand(batch["tokens"][:, :-1].shape) < 0.5
+    fit(tmp_path, new_module(network), batches, batches, max_epochs=1)
+    for read, batch in zip(network.read[True], batches, strict=True):
+        assert torch.equal(read, batch["tokens"][:, :-1].masked_fill(batch["hidden"], PAD))
+    assert all(torch.equal(read, batch["tokens"][:, :-1]) for read, batch in zip(network.read[False], batches, strict=True))
+    with pytest.raises(ValueError, match="The batch hides tokens, but neither pad_id"):
+        fit(tmp_path, new_module(pad_id=None), batches, max_epochs=1)

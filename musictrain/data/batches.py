@@ -1,11 +1,11 @@
-"""Batch number k as a pure function of (seed, k): which windows, in which order, transposed by how much.
+"""Batch number k as a pure function of (seed, k): which windows, in which order, transposed by how much, with what hidden.
 
 Nothing here remembers a position. Resuming, replaying one step and feeding several ranks all come down to asking for a number again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -13,12 +13,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from musictrain.data.masking import Masker
 from musictrain.data.packed_windows import PackedWindows
 from musictrain.data.piece_windows import PieceWindows
 from musictrain.data.shuffling import Purpose, permutation, uniforms
 from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers.protocol import TokenIds, Tokenizer
 from musictrain.data.transposition import Transposer
+from musictrain.data.value_jitter import jitter_of
 from musictrain.data.windows import Row, Windows, recall
 
 Batch = dict[str, Any]
@@ -39,6 +41,7 @@ class NumberedBatches(Protocol):
         - ``start`` int64 (rows,): how many tokens into that piece the row begins
         - ``transpose`` int64 (rows,): semitones the row was moved by
         - ``notes``, ``beats`` float32 (rows,): what the row's targets amount to
+        - ``hidden`` bool (rows, window): tokens that are not to be read while training; there only if notes or bars are masked
         - ``number``: the batch number, an int
 
         Raises:
@@ -58,9 +61,11 @@ class BatchPlan:
     Args:
         windows: how pieces are cut, see ``PackedWindows`` and ``PieceWindows``.
         batch_size: rows of a batch, over all ranks together.
-        seed: of the order and of the transposition.
+        seed: of the order and of whatever else is drawn.
         pad_id: the tokenizer's padding.
         transposer: moves each row by a shift that keeps it inside the vocabulary; None leaves the music as it is.
+        jitters: what else each row is moved by, each with the purpose of its draws.
+        maskers: what is hidden of each row, likewise.
     """
 
     windows: Windows
@@ -68,8 +73,10 @@ class BatchPlan:
     seed: int
     pad_id: int
     transposer: Transposer | None = None
+    jitters: Mapping[Purpose, Transposer] = field(default_factory=dict)
+    maskers: Mapping[Purpose, Masker] = field(default_factory=dict)
     _permutations: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
-    _chances: dict[int, NDArray[np.float64]] = field(default_factory=dict, init=False, repr=False)
+    _chances: dict[Purpose, dict[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -85,6 +92,10 @@ class BatchPlan:
         transpose_within: str = "vocabulary",
         align: int | None = None,
         pieces: NDArray[np.int64] | None = None,
+        velocity_jitter: int = 0,
+        tempo_jitter: int = 0,
+        mask_notes: float = 0.0,
+        mask_bars: float = 0.0,
     ) -> BatchPlan:
         """The plan over a store's training pieces.
 
@@ -101,9 +112,11 @@ class BatchPlan:
             align: rows of one piece start at multiples of this many tokens of it, itself a multiple of ``tokens_per_step``, which
                 None means.
             pieces: numbers of the pieces to train on; None means the store's training split.
+            velocity_jitter, tempo_jitter: each row is louder or softer, faster or slower by up to so many of the tokenizer's steps.
+            mask_notes, mask_bars: probability that a note, or a bar, is hidden.
 
         Raises:
-            ValueError: if there is no piece, or the window is too long for them.
+            ValueError: if there is no piece, the window is too long for them, or the tokenizer does not write what is to be changed.
         """
         pieces = store.pieces("train") if pieces is None else np.asarray(pieces, np.int64)
         if not len(pieces):
@@ -116,7 +129,12 @@ class BatchPlan:
         if tuple(transpose) != (0, 0):
             known = known_tokens(store, pieces, tokenizer.vocab_size) if transpose_within == "corpus" else None
             transposer = Transposer.of(tokenizer, *transpose, known=known)
-        return cls(windows, batch_size, seed, tokenizer.pad_id, transposer)
+        steps = ((Purpose.VELOCITY, "Velocity", velocity_jitter), (Purpose.TEMPO, "Tempo", tempo_jitter))
+        jitters = {purpose: jitter_of(tokenizer, kind, most) for purpose, kind, most in steps if most}
+        notes, bars = Masker.of(tokenizer, "notes", mask_notes), Masker.of(tokenizer, "bars", mask_bars)
+        masked = ((Purpose.MASKED_NOTES, notes), (Purpose.MASKED_BARS, bars))
+        maskers = {purpose: masker for purpose, masker in masked if masker is not None}
+        return cls(windows, batch_size, seed, tokenizer.pad_id, transposer, jitters, maskers)
 
     @property
     def num_batches(self) -> int:
@@ -131,10 +149,27 @@ class BatchPlan:
         rows = [self._fill(window, out) for window, out in zip(numbers, tokens, strict=True)]
         semitones = np.zeros(len(mine), np.int64)
         if self.transposer is not None:
-            chance = np.array([self._chance(window) for window in numbers])
-            drawn = self.transposer.draw(self.transposer.allowed(tokens), chance)
-            tokens, semitones = self.transposer.apply(tokens, drawn), self.transposer.semitones(drawn)
-        return as_tensors(number, tokens, rows, semitones)
+            tokens, semitones = self._moved(tokens, numbers, Purpose.TRANSPOSITION, self.transposer)
+        for purpose, jitter in self.jitters.items():
+            tokens, _ = self._moved(tokens, numbers, purpose, jitter)
+        batch = as_tensors(number, tokens, rows, semitones)
+        if self.maskers:
+            batch["hidden"] = torch.from_numpy(self._hidden(tokens[:, :-1], numbers))
+        return batch
+
+    def _moved(self, tokens: TokenIds, numbers: Sequence[int], purpose: Purpose, mover: Transposer) -> tuple[TokenIds, NDArray[np.int64]]:
+        """Rows (rows, time), each moved by a shift of its own, and the shifts (rows,)."""
+        chance = np.array([self._chance(window, purpose) for window in numbers])
+        drawn = mover.draw(mover.allowed(tokens), chance)
+        return mover.apply(tokens, drawn), mover.semitones(drawn)
+
+    def _hidden(self, tokens: TokenIds, numbers: Sequence[int]) -> NDArray[np.bool_]:
+        """What is not to be read of rows (rows, window)."""
+        hidden = np.zeros(tokens.shape, np.bool_)
+        for purpose, masker in self.maskers.items():
+            for row, window in enumerate(numbers):
+                hidden[row] |= masker.hidden(tokens[row], uniforms(tokens.shape[1] + 1, purpose, self.seed, window))
+        return hidden
 
     def _fill(self, window: int, out: TokenIds) -> Row:
         epoch, index = divmod(window, self.windows.num_windows)
@@ -143,13 +178,12 @@ class BatchPlan:
     def _draw(self, epoch: int) -> NDArray[np.int64]:
         return permutation(self.windows.num_windows, Purpose.WINDOWS, self.seed, epoch)
 
-    def _chance(self, window: int) -> float:
+    def _chance(self, window: int, purpose: Purpose) -> float:
         # Of the window's number alone: a row's shift depends neither on the batch it is dealt into nor on the number of ranks.
-        epoch, index = divmod(window, self.windows.num_windows)
-        return float(recall(self._chances, epoch, self._draw_chances)[index])
-
-    def _draw_chances(self, epoch: int) -> NDArray[np.float64]:
-        return uniforms(self.windows.num_windows, Purpose.TRANSPOSITION, self.seed, epoch)
+        count = self.windows.num_windows
+        epoch, index = divmod(window, count)
+        memo = self._chances.setdefault(purpose, {})
+        return float(recall(memo, epoch, lambda epoch: uniforms(count, purpose, self.seed, epoch))[index])
 
 
 def known_tokens(store: TokenStore, pieces: NDArray[np.int64], vocab_size: int) -> NDArray[np.bool_]:

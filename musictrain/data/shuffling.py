@@ -19,6 +19,10 @@ class Purpose(IntEnum):
     WINDOWS = 2
     PHASES = 3
     TRANSPOSITION = 5  # 4 was drawn by the batch
+    VELOCITY = 6
+    TEMPO = 7
+    MASKED_NOTES = 8
+    MASKED_BARS = 9
 
 
 def random_words(count: int, purpose: Purpose, seed: int, number: int) -> NDArray[np.uint64]:
