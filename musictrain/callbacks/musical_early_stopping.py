@@ -133,8 +133,18 @@ class MusicalEarlyStopping(Callback):
         values = {name: float(new[name]) for name in self.rule.names if name in new}
         notes = {name: str(note) for callback in callbacks_of(trainer) for name, note in getattr(callback, "score_notes", {}).items()}
         to_come = {name for callback in callbacks_of(trainer) for name in getattr(callback, "score_names", ())}
-        known = [name for name in logged if name != COST]
-        return values, notes, unknown_names(self._watched, self._guarded, known, to_come) if self._is_first else ""
+        return values, notes, self._names_at_fault({*logged, *to_come} - {COST}, trainer.is_global_zero) if self._is_first else ""
+
+    def _names_at_fault(self, there: set[str], tells: bool) -> str:
+        """What is wrong with the names that were given; of those that nobody has named it is only told."""
+        fault = unknown_names(self._watched, self._guarded, there)
+        if fault or not tells:
+            return fault
+        if idle := [name for name in self.rule.names if name not in there]:
+            log.info("MusicalEarlyStopping does not look at %s: nobody logs it. SampleAndScore logs scores of music.", ", ".join(idle))
+        if not there.intersection(self.rule.names):
+            log.warning("MusicalEarlyStopping has nothing to look at: name a logged value in `watch`. There are %s.", sorted(there))
+        return ""
 
     def _stop(self, trainer: Trainer, verdict: Verdict) -> None:
         trainer.should_stop = True
@@ -177,9 +187,8 @@ def report(verdict: Verdict, step: int) -> None:
             )
 
 
-def unknown_names(watched: Sequence[str], guarded: Sequence[str], logged: Sequence[str], to_come: set[str]) -> str:
+def unknown_names(watched: Sequence[str], guarded: Sequence[str], there: set[str]) -> str:
     """What to say of names that nobody logs; empty if there are none."""
-    there = {*logged, *to_come}
     for what, key, names in (("watches", "watch", watched), ("guards", "guards", guarded)):
         if missing := [name for name in names if name not in there]:
             hints = " ".join(filter(None, (did_you_mean(name, sorted(there)) for name in missing)))

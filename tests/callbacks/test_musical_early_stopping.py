@@ -149,8 +149,11 @@ def test_a_metric_that_a_callback_will_log_is_waited_for(tmp_path: Path) -> None
     assert trainer.global_step == 4
 
 
-def test_without_settings_it_watches_what_is_there(tmp_path: Path) -> None:
-    assert fit(tmp_path, MusicalEarlyStopping(), epochs=6, groove=[1.0]).global_step == 6
+def test_without_settings_it_watches_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        assert fit(tmp_path, MusicalEarlyStopping(), epochs=6, groove=[1.0]).global_step == 6
+    assert "does not look at val/loss, val/bar_repetition, val/copy_excess, val/token_validity" in caplog.text
+    assert caplog.text.count("has nothing to look at") == 1
     assert fit(tmp_path, MusicalEarlyStopping(), loss=[1.0]).global_step == 4
     looped = MusicalEarlyStopping()
     fit(tmp_path, looped, epochs=2, loss=[1.0, 0.5], bar_repetition=[0.9])
