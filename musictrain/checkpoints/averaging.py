@@ -204,7 +204,7 @@ def save_average(folder: str | Path, paths: Sequence[str | Path], *, packing: st
     tree, sources = average_versions(paths)
     facts = replace(
         newest_seal(paths), kind="average", step=int(tree.get("global_step", 0)), epoch=int(tree.get("epoch", 0)), reason="average",
-        created=time.time(), metrics={}, ill="", sources=sources,
+        created=time.time(), metrics={}, ill="", vetoed="", sources=sources,
     )  # fmt: skip
     for _ in range(MOST_TRIES):
         number = next_number(folder)

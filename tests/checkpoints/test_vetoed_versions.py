@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musictrain.checkpoints.catalog import best_versions
+from musictrain.checkpoints.averaging import save_average
+from musictrain.checkpoints.catalog import best_versions, version_path
 from musictrain.checkpoints.retention import Retention, decide
-from musictrain.checkpoints.seal import Seal, seal_comment, seal_of_comment
+from musictrain.checkpoints.seal import Seal, read_seal, seal_comment, seal_of_comment
+from musictrain.checkpoints.storing import store
 from musictrain.checkpoints.trainer_state import veto_of
 from musictrain.cli.checkpoint_looking import rows_of
 from tests.checkpoints.some_versions import numbers, version
@@ -39,6 +43,15 @@ def test_the_seal_keeps_the_reason_and_one_without_has_no_word_of_it() -> None:
     assert seal_of_comment(seal_comment(seal)) == seal
     assert seal.healthy
     assert "vetoed" not in Seal("ab", 1).as_json()
+
+
+def test_an_average_is_judged_by_its_own_music(tmp_path: Path) -> None:
+    paths = [version_path(tmp_path, number, 10 * number) for number in (1, 2)]
+    for number, path in enumerate(paths, start=1):
+        facts = Seal("", 0, number=number, step=10 * number, vetoed="it loops", metrics={"val/loss": 0.5})
+        store({"state_dict": {"a": torch.tensor([float(number)])}, "global_step": 10 * number}, path, facts)
+    seals = [read_seal(path) for path in (paths[1], save_average(tmp_path, paths))]
+    assert [(seal.kind, seal.vetoed) for seal in seals] == [("full", "it loops"), ("average", "")]
 
 
 def test_it_is_listed_with_its_reason() -> None:
