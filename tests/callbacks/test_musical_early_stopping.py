@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+import os
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -53,7 +55,9 @@ class Scripted(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.01)
 
 
-def fit(folder: Path, *callbacks: Callback, epochs: int = 20, ckpt_path: Path | None = None, options: Any = None, **script: Any) -> Trainer:
+def fit(
+    folder: Path, *callbacks: Callback, epochs: int = 20, ckpt_path: Path | str | None = None, options: Any = None, **script: Any
+) -> Trainer:
     """Train with a validation after each step, which is an epoch."""
     limits = {"max_epochs": epochs, "limit_val_batches": 1, "limit_train_batches": 1, "enable_checkpointing": False}
     if any(isinstance(callback, ModelCheckpoint) for callback in callbacks):
@@ -290,3 +294,53 @@ def test_two_processes_stop_at_the_same_step_for_the_same_reason(tmp_path: Path,
     assert done.returncode == 0, done.stderr[-2000:]
     for rank in (0, 1):
         assert f"rank {rank} stopped {told}" in done.stdout
+
+
+# Killed.
+
+KILLED = """
+import os
+import signal
+import sys
+from pathlib import Path
+from lightning.pytorch import Callback
+from musictrain.callbacks import MusicalEarlyStopping, VersionedCheckpoint
+from musictrain.stopping import Guard, Watch
+from tests.callbacks.test_musical_early_stopping import fit
+
+
+class Kill(Callback):
+    def on_train_batch_start(self, trainer, *args):
+        if trainer.global_step == int(sys.argv[2]):
+            assert trainer.strategy.checkpoint_io.wait(60.0)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+folder = Path(sys.argv[1])
+last = "last" if (folder / "versions").exists() else None
+stopping = MusicalEarlyStopping(["val/loss", Watch("val/groove", "max")], patience=5, guards=[Guard("val/copies", above=0.5, patience=3)])
+trainer = fit(
+    folder, Kill(), stopping, VersionedCheckpoint(folder / "versions"), ckpt_path=last,
+    loss=[3.0, 2.0, 2.5, 2.25, 2.5, 2.75, 2.5, 2.5], groove=[0.5, None, 0.75, None, 0.25, 0.5, 0.25, 0.25],
+    copies=[0.0, 0.75, 0.75, 0.25, 0.75, 0.75, None, 0.75],
+)
+print(f"stopped after {trainer.global_step}: {stopping.stop_reason}")
+"""
+
+
+@pytest.mark.slow
+def test_a_run_that_is_killed_twice_stops_where_it_would_have(tmp_path: Path, repository: Path) -> None:
+    script = tmp_path / "train.py"
+    script.write_text(KILLED)
+
+    def told(folder: str, kill_at: int) -> str:
+        words = [sys.executable, str(script), str(tmp_path / folder), str(kill_at)]
+        done = subprocess.run(words, capture_output=True, text=True, timeout=180, env={**os.environ, "PYTHONPATH": str(repository)})
+        assert done.returncode == (0 if kill_at < 0 else -signal.SIGKILL), done.stderr[-2000:]
+        return done.stdout[done.stdout.find("stopped after") :]
+
+    whole = told("whole", -1)
+    assert whole.startswith("stopped after 8: val/copies is 0.75, above 0.5, 3 validations in a row.")
+    told("killed", 3)
+    told("killed", 6)
+    assert told("killed", -1) == whole
