@@ -39,7 +39,7 @@ from musictrain.runs import RunFolder, atomic_write
 from musictrain.runs.alerts import alert
 from musictrain.sampling.corpus_reference import CorpusReference, reference_of
 from musictrain.sampling.legality import legal_probabilities
-from musictrain.sampling.rounds import Played, Request, Round, check_numbers
+from musictrain.sampling.rounds import Played, Request, Round, check_numbers, validation_pieces
 from musictrain.sampling.sampling_callback import SamplingCallback, datamodule_of, tokenizer_of
 from musictrain.sampling.scores import COPYING, Copied, Sample, Scores, record_of, score_names, score_samples
 from musictrain.sampling.weights import averaged_weights
@@ -201,7 +201,7 @@ class SampleAndScore(SamplingCallback):
 
     def _validity(self, network: nn.Module, tokenizer: Tokenizer, trainer: Trainer) -> Interval:
         datamodule = datamodule_of(trainer)
-        pieces = [piece.notes for piece in datamodule.corpus.split("valid")[:PIECES_FOR_VALIDITY]]
+        pieces = [piece.notes for piece in validation_pieces(datamodule, PIECES_FOR_VALIDITY)]
         context = trained_context(network, getattr(datamodule, "window", None))
         return bootstrap_interval(legal_probabilities(network, tokenizer, pieces, context), level=self.level)
 

@@ -55,10 +55,19 @@ def names_from_nothing(num: int, num_at_end: int) -> tuple[str, ...]:
 
 
 def continuations_of(datamodule: Any, num: int) -> Iterator[Request]:
-    """Requests to go on from the first validation pieces; none without a ``corpus``."""
-    corpus = getattr(datamodule, "corpus", None)
-    for position, piece in enumerate(corpus.split("valid")[:num] if corpus is not None else [], start=1):
+    """Requests to go on from the first validation pieces that the tokenizer can hold; none without a ``corpus``."""
+    for position, piece in enumerate(validation_pieces(datamodule, num), start=1):
         yield Request((f"continued_{position}",), piece.notes, piece.name)
+
+
+def validation_pieces(datamodule: Any, num: int) -> list[Any]:
+    """The first ``num`` validation pieces that stand in the token ``store``, if there is one; none without a ``corpus``."""
+    corpus = getattr(datamodule, "corpus", None)
+    if corpus is None or not num:
+        return []
+    held = getattr(getattr(datamodule, "store", None), "names", None)
+    known = None if held is None else set(held)
+    return [piece for piece in corpus.split("valid") if known is None or piece.name in known][:num]
 
 
 def check_numbers(who: str, not_negative: dict[str, float], positive: dict[str, float]) -> None:

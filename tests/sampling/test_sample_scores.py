@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from musictrain.metrics.chorale_rules import RULES
 from musictrain.notes import Notes, TimeSignature
 from musictrain.sampling.corpus_reference import CorpusReference
 from musictrain.sampling.legality import legal_probabilities
+from musictrain.sampling.rounds import validation_pieces
 from musictrain.sampling.scores import Sample, Scores, music_from, ratio_interval, record_of, score_names, score_samples, share_in_band
 from tests.sampling.tiny_corpus import TOKENIZER, TinyCorpus, chorale, tiny_decoder
 
@@ -156,6 +158,22 @@ def test_a_network_that_finds_all_alike_gives_the_legal_ones_their_share() -> No
         state = grammar.advance(state, np.array([token]))
     assert legal_probabilities(network, TOKENIZER, [chorale(1)]) == [pytest.approx(np.mean(shares), abs=1e-6)]
     few = len(tokens) // 2 + len(TOKENIZER.begin)
-    assert legal_probabilities(network, TOKENIZER, [chorale(1)], context=few) == [
-        pytest.approx(np.mean(shares[: few - len(TOKENIZER.begin)]), abs=1e-6)
-    ]
+    of_few = np.mean(shares[: few - len(TOKENIZER.begin)])
+    assert legal_probabilities(network, TOKENIZER, [chorale(1)], context=few) == [pytest.approx(of_few, abs=1e-6)]
+
+
+def test_a_piece_has_the_same_probability_beside_longer_ones_and_one_that_cannot_be_held_has_none() -> None:
+    torch.manual_seed(0)
+    network, short, long = tiny_decoder(), chorale(1).between(0, 6), chorale(2)
+    alone = legal_probabilities(network, TOKENIZER, [short])
+    together = legal_probabilities(network, TOKENIZER, [long, chorale(3).transposed(36), short, Notes.empty()])
+    assert together[1:] == [pytest.approx(alone[0], abs=1e-6)]
+    assert legal_probabilities(network, TOKENIZER, [chorale(3).transposed(36)]) == []
+
+
+def test_prompts_are_pieces_that_the_tokenizer_holds() -> None:
+    corpus = TinyCorpus()
+    store = SimpleNamespace(names=("held1", "held3", "bwv0"))
+    assert [piece.name for piece in validation_pieces(SimpleNamespace(corpus=corpus), 2)] == ["held0", "held1"]
+    assert [piece.name for piece in validation_pieces(SimpleNamespace(corpus=corpus, store=store), 4)] == ["held1", "held3"]
+    assert validation_pieces(SimpleNamespace(), 4) == []
