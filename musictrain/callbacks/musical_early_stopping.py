@@ -13,6 +13,7 @@ resume, and once it has said stop inside ``min_steps`` nothing takes it back.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeVar
 
@@ -42,7 +43,7 @@ class MusicalEarlyStopping(Callback):
 
     ``stop_reason``, ``stop_advice`` and ``stopped_by_guard`` tell how the fit ended. What is known of a value beyond its number, such as
     which piece is copied, is taken from the attribute ``score_notes`` (by name) of any callback; names that a callback logs, but not after
-    every validation, from its attribute ``score_names``.
+    every validation and with nan where there is nothing to measure, from its attribute ``score_names``.
 
     Args:
         watch: the metrics, by name (lower is better) or as ``musictrain.stopping.Watch``, or its settings, with direction or band,
@@ -130,9 +131,11 @@ class MusicalEarlyStopping(Callback):
         logged = dict(trainer.callback_metrics)
         # Lightning makes a new tensor for each value that is logged; what is still the same one was counted before.
         new = {name: value for name, value in logged.items() if value is not self._known.get(name)}
-        values = {name: float(new[name]) for name in self.rule.names if name in new}
-        notes = {name: str(note) for callback in callbacks_of(trainer) for name, note in getattr(callback, "score_notes", {}).items()}
         to_come = {name for callback in callbacks_of(trainer) for name in getattr(callback, "score_names", ())}
+        values = {name: float(new[name]) for name in self.rule.names if name in new}
+        # Of a score nan says that there was nothing to measure, of any other value that training has gone wrong.
+        values = {name: value for name, value in values.items() if not (math.isnan(value) and name in to_come)}
+        notes = {name: str(note) for callback in callbacks_of(trainer) for name, note in getattr(callback, "score_notes", {}).items()}
         return values, notes, self._names_at_fault({*logged, *to_come} - {COST}, trainer.is_global_zero) if self._is_first else ""
 
     def _names_at_fault(self, there: set[str], tells: bool) -> str:

@@ -149,8 +149,9 @@ def test_a_metric_that_a_callback_will_log_is_waited_for(tmp_path: Path) -> None
         score_names = ("val/groove",)
 
     stopping = MusicalEarlyStopping([Watch("val/groove", "max")], patience=1)
-    trainer = fit(tmp_path, Sampler(), stopping, loss=[1.0], groove=[None, None, 0.5, 0.25])
+    trainer = fit(tmp_path, Sampler(), stopping, loss=[1.0], groove=[None, float("nan"), 0.5, 0.25])
     assert trainer.global_step == 4
+    assert fit(tmp_path, MusicalEarlyStopping("val/groove"), groove=[0.5, float("nan"), 0.25]).global_step == 2
 
 
 def test_without_settings_it_watches_what_is_there(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

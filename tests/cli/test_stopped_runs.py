@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -17,11 +18,11 @@ from musictrain.runs.status import Status, read_status
 from tests.cli.tiny import tiny_config, type_command, write_config
 
 
-def fit(tmp_path: Path, corpus: Path, capsys: Any, **settings: Any) -> tuple[int, str, Path]:
+def fit(tmp_path: Path, corpus: Path, capsys: Any, more: Sequence[dict[str, Any]] = (), **settings: Any) -> tuple[int, str, Path]:
     """A validation after each of six steps, if it gets so far: exit status, what was printed, the run folder."""
     config = copy.deepcopy(tiny_config(corpus))
     config["trainer"]["val_check_interval"] = 1
-    config["trainer"]["callbacks"] = [{"class_path": "musictrain.callbacks.MusicalEarlyStopping", "init_args": settings}]
+    config["trainer"]["callbacks"] = [{"class_path": "musictrain.callbacks.MusicalEarlyStopping", "init_args": settings}, *more]
     file = write_config(tmp_path / "stopping.yaml", config)
     status, out, _ = type_command(capsys, "fit", "--config", file, "--runs", tmp_path / "runs", "--name", "short")
     return status, out, find_run("latest", tmp_path / "runs").path
@@ -54,6 +55,16 @@ def test_out_of_patience_is_an_end_like_any_other(tmp_path: Path, corpus: Path, 
     assert "Stopped after 2 of 6 steps. val/loss did not get better than" in out
     assert "best checkpoint" in out
     assert [each.vetoed for each in list_versions(run / "checkpoints")] == ["", "", ""]
+
+
+def test_what_samples_score_reaches_the_rules(tmp_path: Path, corpus: Path, capsys: Any) -> None:
+    sampling = {"num": 1, "num_between": 1, "num_scored": 2, "continuations": 1, "beats": 4, "beats_between": 4, "prompt_beats": 2}
+    scoring = {"class_path": "musictrain.callbacks.SampleAndScore", "init_args": {**sampling, "most_share": 1.0, "every": 2}}
+    guard = {"metric": "val/notes_per_beat", "above": -1.0, "patience": 2}
+    status, out, _ = fit(tmp_path, corpus, capsys, more=[scoring], watch=[{"metric": "val/pitch_range", "mode": "max"}], guards=[guard])
+    assert status == 3
+    # Every second validation is scored: the guard is not asked again in between.
+    assert "Stopped after 4 of 6 steps. val/notes_per_beat is" in out
 
 
 @pytest.mark.parametrize(
