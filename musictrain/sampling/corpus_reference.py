@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from musictrain.data.corpus_store import cache_root
+from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers import Tokenizer
 from musictrain.generation.continuation import first_beats
 from musictrain.metrics.barred_notes import Floats
@@ -66,14 +67,21 @@ class CorpusReference:
     index: CopyIndex
 
     @classmethod
-    def build(cls, train: Iterable[Any], valid: Iterable[Any], tokenizer: Tokenizer, *, beats: float, copy_bars: int) -> CorpusReference:
-        """Measure a corpus. Pieces that the tokenizer cannot hold are left out.
+    def build(cls, corpus: Any, tokenizer: Tokenizer, *, beats: float, copy_bars: int, store: TokenStore | None = None) -> CorpusReference:
+        """Measure the validation pieces of a corpus, and index its training pieces. Those that the tokenizer cannot hold are left out.
+
+        Args:
+            corpus: with ``split(name)``, which gives pieces with ``name`` and ``notes``.
+            tokenizer: of the model that samples.
+            beats: how much of each validation piece is measured.
+            copy_bars: length of the windows of the copy rate.
+            store: the corpus as that tokenizer's ``TokenStore``, if there is one: saves encoding it again.
 
         Raises:
             ValueError: if no training or no validation piece is left, or two training pieces have one name.
         """
-        index = CopyIndex.build(_held(train, tokenizer))
-        openings = [first_beats(notes, beats) for _, notes in _held(valid, tokenizer)]
+        index = CopyIndex.build(_held(corpus.split("train"), tokenizer, store))
+        openings = [first_beats(notes, beats) for _, notes in _held(corpus.split("valid"), tokenizer, store)]
         for what, number in (("training", len(index)), ("validation", len(openings))):
             if not number:
                 raise ValueError(f"The corpus has no {what} piece that {tokenizer.name} can hold: samples have nothing to be held against.")
@@ -164,8 +172,12 @@ def reference_of(datamodule: Any, tokenizer: Tokenizer, *, beats: float, copy_ba
         except (OSError, ValueError, KeyError, TypeError) as error:
             log.info("The reference of samples is made anew: %s", error)
             shutil.rmtree(folder, ignore_errors=True)
-    corpus = datamodule.corpus
-    made = CorpusReference.build(corpus.split("train"), corpus.split("valid"), tokenizer, beats=beats, copy_bars=copy_bars)
+    log.info(
+        "The corpus is measured, for samples to be held against; %s.", "kept for the next run" if folder else "kept for this run alone"
+    )
+    store = getattr(datamodule, "store", None)
+    tokens = store if isinstance(store, TokenStore) else None
+    made = CorpusReference.build(datamodule.corpus, tokenizer, beats=beats, copy_bars=copy_bars, store=tokens)
     if folder is not None:
         try:
             made.save(folder)
@@ -188,13 +200,21 @@ def usual_longest(bars: ArrayLike) -> float:
     return float(each[each <= high + FAR_OUT * max(high - low, LEAST_SPREAD_BARS)].max())
 
 
-def _held(pieces: Iterable[Any], tokenizer: Tokenizer) -> Iterator[tuple[str, Notes]]:
-    """Each piece as the tokenizer holds it."""
+def _held(pieces: Iterable[Any], tokenizer: Tokenizer, store: TokenStore | None) -> Iterator[tuple[str, Notes]]:
+    """Each piece as the tokenizer holds it, with its name."""
+    numbers = {} if store is None else {name: number for number, name in enumerate(store.names)}
     for piece in pieces:
-        try:
-            notes = as_tokens_hold(piece.notes, tokenizer)
-        except ValueError:
-            continue  # nor can the model have seen it
+        if store is None:
+            try:
+                notes = as_tokens_hold(piece.notes, tokenizer)
+            except ValueError:
+                continue  # nor can the model have seen it
+        elif piece.name in numbers:
+            tokens = store.piece(numbers[piece.name])
+            content = tokens[len(tokenizer.begin) : len(tokens) - len(tokenizer.end)]
+            notes = replace(tokenizer.decode(content), time_signatures=piece.notes.time_signatures)
+        else:
+            continue
         if len(notes):
             yield piece.name, notes
 

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from musictrain.data.corpus import Corpus, Piece
+from musictrain.data.token_store_building import open_or_build
 from musictrain.metrics import as_tokens_hold, bands, corpus_copy_rate, longest_match
 from musictrain.metrics.chorale_rules import RULES
 from musictrain.sampling import corpus_reference
@@ -18,7 +20,7 @@ from tests.sampling.tiny_corpus import TOKENIZER, TinyCorpus, chorale, piece
 
 def build(corpus: Any, **options: Any) -> CorpusReference:
     settings = {"beats": 16.0, "copy_bars": 1, **options}
-    return CorpusReference.build(corpus.split("train"), corpus.split("valid"), TOKENIZER, **settings)
+    return CorpusReference.build(corpus, TOKENIZER, **settings)
 
 
 def test_it_says_what_the_metrics_say_of_the_validation_pieces() -> None:
@@ -30,6 +32,20 @@ def test_it_says_what_the_metrics_say_of_the_validation_pieces() -> None:
     assert list(reference.index.names) == [f"bwv{seed}" for seed in range(8)]
     longest = [match.bars for notes in held if (match := longest_match(notes, reference.index))]
     assert reference.longest_bars == max(longest, default=0.0) < 1
+
+
+def test_a_token_store_saves_encoding_and_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tiny = TinyCorpus()
+    pieces = [Piece(each.name, each.name, each.notes, split=split) for split in ("train", "valid") for each in tiny.split(split)]
+    corpus = Corpus("x", [*pieces, Piece("high", "high", chorale(9).transposed(40), split="valid")], fingerprint="0" * 16)
+    store = open_or_build(corpus, TOKENIZER, tmp_path, workers=0, progress=False)
+    encoded = build(corpus)
+    monkeypatch.setattr(type(TOKENIZER), "encode", lambda *_: pytest.fail("encoded again"))
+    stored = build(corpus, store=store)
+    for name in ("bands", "copy_rate", "longest_bars", "num_pieces"):
+        assert getattr(stored, name) == getattr(encoded, name)
+    assert np.array_equal(stored.index.chords.pitch, encoded.index.chords.pitch)
+    assert np.array_equal(stored.index.order, encoded.index.order)
 
 
 def test_only_the_first_beats_are_measured() -> None:

@@ -34,8 +34,7 @@ from tests.sampling.tiny_corpus import TOKENIZER, TinyCorpus, chorale, tiny_deco
 
 @pytest.fixture(scope="module")
 def reference() -> CorpusReference:
-    corpus = TinyCorpus()
-    return CorpusReference.build(corpus.split("train"), corpus.split("valid"), TOKENIZER, beats=16.0, copy_bars=1)
+    return CorpusReference.build(TinyCorpus(), TOKENIZER, beats=16.0, copy_bars=1)
 
 
 def half_copied() -> Notes:
