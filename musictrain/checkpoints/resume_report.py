@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from musictrain.runs.config_changes import ELSEWHERE, config_changes
+from musictrain.runs.config_changes import ELSEWHERE, config_changes, without_new_defaults
 
 CIRCUMSTANCES = "musictrain_circumstances"
 GRADIENTS = "musictrain_gradients"
@@ -135,7 +135,8 @@ def _names(keys: Iterable[str]) -> list[str]:
 def _changes(then: Mapping[str, Any], now: Mapping[str, Any]) -> Iterable[tuple[str, Any, Any]]:
     for key in now:
         if key == "config":
-            changes = config_changes(_read(then.get("config")), _read(now["config"]))
+            was, now_is = _read(then.get("config")), _read(now["config"])
+            changes = config_changes(was, without_new_defaults(was, now_is))
             yield from (change for change in changes if change[0] not in ELSEWHERE)
         elif key in then and key != "config_fingerprint":
             yield from config_changes(then[key], now[key], key)

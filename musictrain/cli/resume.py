@@ -15,7 +15,7 @@ from musictrain.cli.recipes import with_recipes
 from musictrain.cli.training import train
 from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, find_run
-from musictrain.runs.config_changes import config_changes
+from musictrain.runs.config_changes import config_changes, without_new_defaults
 
 FIXED = ("model.class_path", "model.init_args.network", "data.class_path", "data.init_args.corpus", "data.init_args.tokenizer")
 
@@ -120,6 +120,7 @@ def check_same_parts(run: RunFolder, config: dict[str, Any]) -> None:
         UsageError: naming the key and both values.
     """
     began = read_config(run)
+    config = without_new_defaults(began, config)
     for key in FIXED:
         for path, was, now in part_changes(value_at(began, key), value_at(config, key), key):
             raise UsageError(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import importlib
+import inspect
 import json
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -45,6 +47,40 @@ def known_to(earlier: Any, config: Any) -> Any:
     if isinstance(earlier, list) and isinstance(config, list) and len(earlier) == len(config):
         return [known_to(then, now) for then, now in zip(earlier, config, strict=True)]
     return config
+
+
+def without_new_defaults(earlier: Any, config: Any) -> Any:
+    """A configuration without the arguments that its classes have learnt since an earlier one was written, where they are as by default.
+
+    So a run that was begun before there was such an argument is seen to be what it was; one that is given another value is not.
+
+    >>> was = {"class_path": "fractions.Fraction", "init_args": {"numerator": 2}}
+    >>> now = {"class_path": "fractions.Fraction", "init_args": {"numerator": 2, "denominator": None}}
+    >>> without_new_defaults(was, now) == was
+    True
+    """
+    if isinstance(earlier, list) and isinstance(config, list) and len(earlier) == len(config):
+        return [without_new_defaults(then, now) for then, now in zip(earlier, config, strict=True)]
+    if not (isinstance(earlier, dict) and isinstance(config, dict)):
+        return config
+    kept = {key: without_new_defaults(earlier[key], value) if key in earlier else value for key, value in config.items()}
+    before, arguments = earlier.get("init_args"), kept.get("init_args")
+    if isinstance(before, dict) and isinstance(arguments, dict) and any(name not in before for name in arguments):
+        usual = _defaults(str(config.get("class_path")))
+        kept["init_args"] = {
+            name: value for name, value in arguments.items() if name in before or name not in usual or plain(usual[name]) != value
+        }
+    return kept
+
+
+def _defaults(class_path: str) -> dict[str, Any]:
+    """The defaults of a class's arguments; empty if there is no such class."""
+    module, _, name = class_path.rpartition(".")
+    try:
+        parameters = inspect.signature(getattr(importlib.import_module(module), name)).parameters
+    except (ImportError, AttributeError, TypeError, ValueError):
+        return {}
+    return {name: each.default for name, each in parameters.items() if each.default is not inspect.Parameter.empty}
 
 
 def _without(config: Any, path: str, left_out: set[str]) -> Any:
