@@ -20,6 +20,7 @@ from tests.strategies.trainings import Foreign, OwnModule, name_of
 # Five steps of AdamW at a learning rate of 0.01: where a gradient is all but zero, rounding decides which way it goes.
 TOLERANCE = 5e-4
 CLIPPED = {"gradient_clip_val": 0.5}
+ADAPTIVE = {"adaptive_clip": 0.02}
 BY_VALUE = {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value", "accumulate_grad_batches": 2}
 
 
@@ -52,6 +53,7 @@ def furthest(folder: Path, network: str, strategy: str, options: dict[str, Any])
         *(("untied", strategy, CLIPPED) for strategy in ("fsdp", "tp", "fsdp+tp")),
         *(("odd", strategy, CLIPPED) for strategy in ("tp", "fsdp+tp")),
         *(("decoder", strategy, BY_VALUE) for strategy in ("fsdp", "tp", "fsdp+tp")),
+        *(("decoder", strategy, ADAPTIVE) for strategy in ("ddp", "fsdp", "tp", "fsdp+tp")),
         ("recurrent", "fsdp", {}),
         *(("foreign", strategy, CLIPPED) for strategy in ("fsdp", "layers")),
         *(("own", strategy, CLIPPED) for strategy in ("fsdp", "model_layers")),

@@ -25,6 +25,8 @@ from tests.strategies.ranks import run_ranks
 
 VOCAB = 40
 STEPS = 5
+OF_THE_MODULE = ("adaptive_clip",)
+"""Options of a training that are MusicModule's; all others are the Trainer's."""
 
 
 class Batches(lightning.LightningDataModule):
@@ -108,7 +110,11 @@ def train(out: Path, network: str, strategy: Callable[[], Any], devices: int, op
     """Train a few steps; the first rank leaves weights and metrics in ``out``, or the words of what was refused."""
     torch.set_num_threads(1)
     torch.manual_seed(0)
-    module: Any = OwnModule() if network == "own" else MusicModule(NETWORKS[network](), functools.partial(AdamW, lr=1e-2), Constant())
+    own = {name: value for name, value in options.items() if name in OF_THE_MODULE}
+    options = {name: value for name, value in options.items() if name not in OF_THE_MODULE}
+    module: Any = (
+        OwnModule() if network == "own" else MusicModule(NETWORKS[network](), functools.partial(AdamW, lr=1e-2), Constant(), **own)
+    )
     trainer = lightning.Trainer(
         strategy=strategy(), devices=devices, accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, log_every_n_steps=1, use_distributed_sampler=False, **options,
@@ -134,6 +140,7 @@ TRAININGS: list[tuple[str, str, dict[str, Any]]] = [
     *(("odd", strategy, {"gradient_clip_val": 0.5}) for strategy in ("one", "tp", "fsdp+tp")),
     *(("decoder", strategy, {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value", "accumulate_grad_batches": 2})
       for strategy in ("one", "fsdp", "tp", "fsdp+tp")),
+    *(("decoder", strategy, {"adaptive_clip": 0.02}) for strategy in ("one", "ddp", "fsdp", "tp", "fsdp+tp")),
     *((network, strategy, {}) for network in ("recurrent",) for strategy in ("one", "fsdp", "tp")),
     *(("foreign", strategy, {"gradient_clip_val": 0.5}) for strategy in ("one", "fsdp", "layers", "tp", "model_layers")),
     *(("own", strategy, {"gradient_clip_val": 0.5}) for strategy in ("one", "fsdp", "model_layers")),
