@@ -6,11 +6,12 @@ four-part writing where the corpus is four-part, and how well the grammar is kno
 bootstrap intervals and the copied passages; ``corpus_bands.json`` is where the validation pieces lie, which the live page draws. A passage
 in common with a training piece that is longer than any validation piece has one is an alert that names piece and bars.
 
-When: for any LightningModule with a ``network`` (tokens -> logits) and a data module with a ``tokenizer`` and a ``corpus``; in another
-Trainer it says once what is missing. It logs in ``on_validation_epoch_end``, so that whatever stops, keeps or prunes by a score sees it.
-Cost: at most ``most_share`` of the fit's time after validations (a validation that there is no time for has no scores: ``val/scored_step``
-among the callback metrics says of which step the last ones are), one round at the end, and once for each corpus and tokenizer some
-seconds a thousand pieces, kept in the cache. The training's random numbers are not touched.
+When: for any LightningModule with a ``network`` (tokens -> logits) and a data module with a ``tokenizer`` and a ``corpus`` (in a Trainer
+without a data module the module may have them itself); in another Trainer it says once what is missing. It logs in
+``on_validation_epoch_end``, so that whatever stops, keeps or prunes by a score sees it. Cost: at most ``most_share`` of the fit's time
+after validations (a validation that there is no time for has no scores: ``val/scored_step`` among the callback metrics says of which step
+the last ones are), one round at the end, and once for each corpus and tokenizer some seconds a thousand pieces, kept in the cache. The
+training's random numbers are not touched.
 
 They are guards beside the likelihood, no judges: metrics and human judgement correlate poorly (survey arXiv 2509.00051). Source of the
 idea that they must be watched: Yin et al. (2022), where the usual early stopping gave loops, and later epochs copies.

@@ -303,12 +303,13 @@ class SamplingCallback(Callback):
 
 
 def datamodule_of(trainer: Trainer) -> Any:
-    """The fit's data module; None without one."""
-    return trainer.datamodule  # type: ignore[attr-defined]
+    """Who knows tokenizer and corpus: the fit's data module; without one, the module itself."""
+    datamodule = trainer.datamodule  # type: ignore[attr-defined]
+    return trainer.lightning_module if datamodule is None else datamodule
 
 
 def tokenizer_of(trainer: Trainer) -> Tokenizer | None:
-    """The data module's tokenizer; None without one."""
+    """The tokenizer of the fit; None without one."""
     tokenizer = getattr(datamodule_of(trainer), "tokenizer", None)
     return tokenizer if isinstance(tokenizer, Tokenizer) else None
 

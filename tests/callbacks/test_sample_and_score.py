@@ -28,7 +28,7 @@ from musictrain.runs.alerts import alert_of
 from musictrain.runs.rows import read_rows
 from musictrain.sampling import sampling_callback
 from musictrain.sampling.scores import Copied, Sample, score_samples
-from tests.sampling.tiny_corpus import TOKENIZER, Music, Playing, chorale
+from tests.sampling.tiny_corpus import TOKENIZER, Music, Playing, TinyCorpus, chorale
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 SMALL: dict[str, Any] = {
@@ -295,6 +295,20 @@ def test_without_a_corpus_samples_are_written_and_it_says_why_there_are_no_score
     assert (run / "samples" / "step_000002" / "from_nothing_1.mid").is_file()
     assert not (run / "corpus_bands.json").exists()
     assert not rows_with_scores(run)
+
+
+def test_without_a_data_module_the_module_may_know_tokenizer_and_corpus(tmp_path: Path) -> None:
+    class Alone(Playing):
+        tokenizer, corpus, window = TOKENIZER, TinyCorpus(), 128
+
+    trainer = Trainer(
+        **{"default_root_dir": tmp_path, "max_steps": 2, "val_check_interval": 2, "limit_val_batches": 1, "accelerator": "cpu"},
+        **{"logger": False, "enable_checkpointing": False, "enable_progress_bar": False, "enable_model_summary": False},
+        callbacks=[SampleAndScore(**SMALL)],
+    )
+    trainer.fit(Alone())
+    assert float(trainer.callback_metrics["val/notes_per_bar"]) > 0
+    assert (tmp_path / "samples" / "step_000002" / "continued_1.mid").is_file()
 
 
 def test_a_corpus_without_validation_pieces_is_an_alert_and_no_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
