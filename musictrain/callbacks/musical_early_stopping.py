@@ -12,9 +12,11 @@ resume, and once it has said stop inside ``min_steps`` nothing takes it back.
 
 from __future__ import annotations
 
+import json
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -31,6 +33,7 @@ log = logging.getLogger(__name__)
 Made = TypeVar("Made", Watch, Guard)
 
 COST = "val/musical_cost"
+BANDS = "corpus_bands.json"
 Named = str | dict[str, Any]  # a dict holds the settings by name; what is wrong with them is said here
 
 
@@ -111,10 +114,12 @@ class MusicalEarlyStopping(Callback):
         """Judge, and stop if it is time to."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        values, notes, unknown = trainer.strategy.broadcast(self._heard(trainer))
+        values, notes, unknown, bands = trainer.strategy.broadcast(self._heard(trainer))
         self._notes_what_is_known, self._is_first = True, False
         if unknown:
             raise ValueError(unknown)
+        if self.rule.awaits_bands:
+            self.rule.settle_bands(bands)
         step = trainer.global_step
         self.verdict = verdict = self.rule.judge(step, values, notes)
         self.veto, self.vetoed_step = verdict.veto, step
@@ -126,8 +131,9 @@ class MusicalEarlyStopping(Callback):
         if verdict.stop and may_stop(trainer):
             self._stop(trainer, verdict)
 
-    def _heard(self, trainer: Trainer) -> tuple[dict[str, float], dict[str, str], str]:
-        """What this process knows: values logged since the last validation, notes on them, and what is wrong with the names."""
+    def _heard(self, trainer: Trainer) -> tuple[dict[str, float], dict[str, str], str, dict[str, tuple[float, float]]]:
+        """What this process knows: values logged since the last validation, notes on them, what is wrong with the names, and bands."""
+        folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
         logged = dict(trainer.callback_metrics)
         # Lightning makes a new tensor for each value that is logged; what is still the same one was counted before.
         new = {name: value for name, value in logged.items() if value is not self._known.get(name)}
@@ -136,7 +142,8 @@ class MusicalEarlyStopping(Callback):
         # Of a score nan says that there was nothing to measure, of any other value that training has gone wrong.
         values = {name: value for name, value in values.items() if not (math.isnan(value) and name in to_come)}
         notes = {name: str(note) for callback in callbacks_of(trainer) for name, note in getattr(callback, "score_notes", {}).items()}
-        return values, notes, self._names_at_fault({*logged, *to_come} - {COST}, trainer.is_global_zero) if self._is_first else ""
+        fault = self._names_at_fault({*logged, *to_come} - {COST}, trainer.is_global_zero) if self._is_first else ""
+        return values, notes, fault, corpus_bands(Path(folder) / BANDS) if self.rule.awaits_bands else {}
 
     def _names_at_fault(self, there: set[str], tells: bool) -> str:
         """What is wrong with the names that were given; of those that nobody has named it is only told."""
@@ -168,6 +175,15 @@ def settled(kind: type[Made], given: str | Mapping[str, Any] | Made, by_name: Ca
     if isinstance(given, str):
         return by_name(given)
     return made_of(kind, given) if isinstance(given, Mapping) else given
+
+
+def corpus_bands(path: Path) -> dict[str, tuple[float, float]]:
+    """Where the corpus lies, by the name of the score; empty if nobody has measured it."""
+    try:
+        told = json.loads(path.read_text(encoding="utf-8"))
+        return {name: (float(low), float(high)) for name, (low, high) in told.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
 
 
 def may_stop(trainer: Trainer) -> bool:

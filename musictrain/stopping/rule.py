@@ -9,7 +9,7 @@ from typing import Any
 
 from musictrain.stopping.combining import COMBINATIONS, Combination, Each, Pareto, Weighted, weighted_cost
 from musictrain.stopping.guards import Guard
-from musictrain.stopping.watches import Wait, Watch, check_delta, check_patience, check_steps, validations
+from musictrain.stopping.watches import CORPUS, Wait, Watch, check_delta, check_patience, check_steps, validations
 from musictrain.suggestions import did_you_mean
 
 OUT_OF_PATIENCE = "Listen to the best version. If it should train on, resume with a larger patience."
@@ -89,12 +89,37 @@ class StoppingRule:
         )
         self.guards = tuple(replace(guard, warm_up=warm_up if guard.warm_up is None else guard.warm_up) for guard in guards)
         self.min_steps = min_steps
-        self._combination: Combination
-        if combine == "weighted":
-            self._combination = Weighted(self.watches, Wait(patience, min_delta, relative))
-        else:
-            self._combination = Pareto(self.watches, patience) if combine == "pareto" else Each(self.watches, combine)
+        self._combine, self._patience, self._sum = combine, patience, Wait(patience, min_delta, relative)
+        self._combination = self._combined() if not self.awaits_bands else None
+        self._stored: Mapping[str, Any] = {}
         self._crossed = {guard.key: 0 for guard in self.guards}
+
+    def _combined(self) -> Combination:
+        if self._combine == "weighted":
+            return Weighted(self.watches, self._sum)
+        return Pareto(self.watches, self._patience) if self._combine == "pareto" else Each(self.watches, self._combine)
+
+    @property
+    def awaits_bands(self) -> bool:
+        """Whether a band is the corpus' own and not known yet."""
+        return any(watch.band == CORPUS for watch in self.watches)
+
+    def settle_bands(self, bands: Mapping[str, tuple[float, float]]) -> None:
+        """Say where the corpus lies, before the first validation is judged; what was loaded is taken up now.
+
+        Raises:
+            ValueError: if it is not said of a metric that is watched so.
+        """
+        waiting = [watch.metric for watch in self.watches if watch.band == CORPUS]
+        if missing := [name for name in waiting if name not in bands]:
+            hint = did_you_mean(missing[0], bands)
+            raise ValueError(
+                f"MusicalEarlyStopping watches {missing} with the band 'corpus', and this run knows the corpus' own band of "
+                f"{sorted(bands)}. {hint} Add SampleAndScore, which measures the corpus, or give two numbers.".replace("  ", " ")
+            )
+        self.watches = tuple(replace(watch, band=bands[watch.metric]) if watch.band == CORPUS else watch for watch in self.watches)
+        self._combination = self._combined()
+        self._combination.load_state_dict(self._stored)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -114,6 +139,7 @@ class StoppingRule:
         # Every guard counts its validation, whatever the others say.
         looked = [(guard, self._look(guard, step, values, notes)) for guard in self.guards]
         crossings = tuple(crossing for _, crossing in looked if crossing is not None)
+        assert self._combination is not None, "the corpus' own bands were never settled"
         self._combination.take(step, values)
         not_finite = self._not_finite(step, values)
         vetoes = [crossing.words for crossing in crossings] + ([not_finite] if not_finite else [])
@@ -143,11 +169,14 @@ class StoppingRule:
 
     def state_dict(self) -> dict[str, Any]:
         """What it remembers, as plain values; settings are not among them."""
-        return {"watched": self._combination.state_dict(), "crossed": dict(self._crossed)}
+        watched = dict(self._stored) if self._combination is None else self._combination.state_dict()
+        return {"watched": watched, "crossed": dict(self._crossed)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take back what fits these settings: a metric that is watched in another direction, or was not, begins anew."""
-        self._combination.load_state_dict(state.get("watched", {}))
+        self._stored = state.get("watched", {})
+        if self._combination is not None:
+            self._combination.load_state_dict(self._stored)
         stored = state.get("crossed", {})
         self._crossed = {key: int(stored.get(key, 0)) for key in self._crossed}
 

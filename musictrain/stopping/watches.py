@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 from musictrain.suggestions import did_you_mean
 
 MODES = ("min", "max")
+CORPUS = "corpus"
 Made = TypeVar("Made")
 
 
@@ -25,7 +26,7 @@ class Watch:
     Args:
         metric: its name, as it is logged.
         mode: whether ``min`` or ``max`` is better; of no meaning where there is a band.
-        band: reference from low to high, such as where 10 to 90 % of a corpus lie: inside is best.
+        band: reference from low to high: inside is best. ``corpus`` is where the corpus of the run itself lies, by its corpus_bands.json.
         min_delta: less than this is no improvement.
         relative: ``min_delta`` is a share of the best value so far.
         patience: validations in a row without an improvement; None for the rule's.
@@ -39,7 +40,7 @@ class Watch:
 
     metric: str
     mode: str = "min"
-    band: tuple[float, float] | None = None
+    band: tuple[float, float] | str | None = None
     min_delta: float = 0.0
     relative: bool = False
     patience: int | None = None
@@ -54,20 +55,31 @@ class Watch:
         if self.mode not in MODES:
             hint = did_you_mean(str(self.mode), MODES)
             raise ValueError(f"{named} got mode={self.mode!r}; it needs 'min' or 'max': which values are better. {hint}".rstrip())
-        if self.band is not None and not (len(self.band) == 2 and all(map(is_number, self.band)) and self.band[0] <= self.band[1]):
-            raise ValueError(f"{named} got band={self.band!r}; it needs two numbers, the lower one first.")
-        if self.band is not None:
-            object.__setattr__(self, "band", tuple(self.band))  # a configuration has lists
+        self._check_band(named)
         check_delta(named, self.min_delta)
         check_patience(named, self.patience)
         check_steps(named, "warm_up", self.warm_up)
         if not (is_number(self.weight) and self.weight > 0):
             raise ValueError(f"{named} got weight={self.weight!r}; it needs a positive number.")
 
+    def _check_band(self, named: str) -> None:
+        band = self.band
+        if band is None or band == CORPUS:
+            return
+        if isinstance(band, str) or not (len(band) == 2 and all(map(is_number, band)) and band[0] <= band[1]):
+            raise ValueError(f"{named} got band={band!r}; it needs two numbers, the lower one first, or 'corpus'.")
+        object.__setattr__(self, "band", tuple(band))  # a configuration has lists
+
+    @property
+    def bounds(self) -> tuple[float, float]:
+        """The band in numbers."""
+        assert isinstance(self.band, tuple), "a band that is the corpus' own must be settled first"
+        return self.band
+
     @property
     def direction(self) -> str:
         """Its name and which way is better: what a best value that was stored must agree with."""
-        return f"{self.metric} {self.mode if self.band is None else f'{self.band[0]:g}..{self.band[1]:g}'}"
+        return f"{self.metric} {self.mode if self.band is None else f'{self.bounds[0]:g}..{self.bounds[1]:g}'}"
 
     def cost(self, value: float) -> float:
         """The value turned so that lower is better.
@@ -76,7 +88,7 @@ class Watch:
         0.25
         """
         if self.band is not None:
-            low, high = self.band
+            low, high = self.bounds
             return value if math.isnan(value) else max(low - value, value - high, 0.0)
         return value if self.mode == "min" else -value
 
@@ -88,7 +100,7 @@ class Watch:
         """That its cost has not fallen below ``best``, with numbers."""
         times = validations(waited)
         if self.band is not None:
-            low, high = self.band
+            low, high = self.bounds
             nearer = f" (it came within {short(best)} of it at step {best_step:,})" if best_step is not None else ""
             return f"{self.metric} lies outside of {short(low)} to {short(high)} and came no nearer in {times}{nearer}: {short(value)}"
         at = f" (at step {best_step:,})" if best_step is not None else ""

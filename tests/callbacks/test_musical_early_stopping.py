@@ -144,6 +144,16 @@ def test_settings_may_come_as_a_configuration_holds_them() -> None:
         MusicalEarlyStopping("val/x", guards=["copyng"])
 
 
+def test_the_band_may_be_the_corpus_own(tmp_path: Path) -> None:
+    watch = Watch("val/groove", band="corpus")
+    with pytest.raises(ValueError, match=r"with the band 'corpus', and this run knows the corpus' own band of \[\]"):
+        fit(tmp_path, MusicalEarlyStopping(watch), groove=[1.0])
+    (tmp_path / "corpus_bands.json").write_text('{"val/groove": [0.25, 0.5]}')
+    stopping = MusicalEarlyStopping(watch, patience=2)
+    assert fit(tmp_path, stopping, groove=[0.375, 0.375, 0.375, 0.75, 0.625]).global_step == 5
+    assert stopping.stop_reason.startswith("val/groove lies outside of 0.25 to 0.5")
+
+
 def test_a_metric_that_a_callback_will_log_is_waited_for(tmp_path: Path) -> None:
     class Sampler(Callback):
         score_names = ("val/groove",)

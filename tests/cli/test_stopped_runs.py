@@ -61,7 +61,7 @@ def test_what_samples_score_reaches_the_rules(tmp_path: Path, corpus: Path, caps
     sampling = {"num": 1, "num_between": 1, "num_scored": 2, "continuations": 1, "beats": 4, "beats_between": 4, "prompt_beats": 2}
     scoring = {"class_path": "musictrain.callbacks.SampleAndScore", "init_args": {**sampling, "most_share": 1.0, "every": 2}}
     guard = {"metric": "val/notes_per_beat", "above": -1.0, "patience": 2}
-    status, out, _ = fit(tmp_path, corpus, capsys, more=[scoring], watch=[{"metric": "val/pitch_range", "mode": "max"}], guards=[guard])
+    status, out, _ = fit(tmp_path, corpus, capsys, more=[scoring], watch=[{"metric": "val/pitch_range", "band": "corpus"}], guards=[guard])
     assert status == 3
     # Every second validation is scored: the guard is not asked again in between.
     assert "Stopped after 4 of 6 steps. val/notes_per_beat is" in out

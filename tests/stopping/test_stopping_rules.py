@@ -83,6 +83,28 @@ def test_a_value_that_was_not_logged_is_not_counted() -> None:
     assert stops_at(StoppingRule([LOSS], patience=2), loss=[2.0, None, 3.0, None, None, 3.0]) == 60
 
 
+@pytest.mark.parametrize("combine", COMBINATIONS)
+def test_the_corpus_own_band_is_settled_before_the_first_verdict(combine: str) -> None:
+    def rule(band: Any = "corpus") -> StoppingRule:
+        return StoppingRule([LOSS, Watch("groove", band=band)], combine=combine, patience=2)
+
+    course = {"loss": [3.0, 2.0, 2.5, 2.5, 2.5], "groove": [0.875, 0.75, 0.875, 0.875, 0.875]}
+    known, waiting = rule((0.25, 0.5)), rule()
+    assert (known.awaits_bands, waiting.awaits_bands) == (False, True)
+    expected = [repr(each) for each in verdicts(known, **course)]
+    waiting.settle_bands({"groove": (0.25, 0.5), "other": (0.0, 1.0)})
+    assert [repr(each) for each in verdicts(waiting, **course)] == expected
+    resumed, again = rule(), rule()
+    resumed.load_state_dict(waiting.state_dict())
+    again.load_state_dict(resumed.state_dict())  # saved before a band was known
+    again.settle_bands({"groove": (0.25, 0.5)})
+    assert again.state_dict() == waiting.state_dict()
+    with pytest.raises(
+        ValueError, match=r"\['groove'\] with the band 'corpus', and this run knows .*\['groovy'\]. Did you mean 'groovy'\?"
+    ):
+        rule().settle_bands({"groovy": (0.0, 1.0)})
+
+
 # Several.
 
 
@@ -320,6 +342,7 @@ def test_a_guard_that_is_new_begins_anew() -> None:
         ({"weight": 0.0}, "a positive number"),
         ({"min_delta": "much"}, "min_delta='much'"),
         ({"band": ("low", "high")}, "the lower one first"),
+        ({"band": "corpse"}, "or 'corpus'"),
     ],
 )
 def test_a_watch_that_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:
