@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from musictrain.models import Decoder, Recurrent, VoiceFrames
 from musictrain.models.attention import attend
 from musictrain.models.block_dropout import BlockDropout
+from musictrain.models.recomputing import recompute
 from musictrain.models.single_token import can_step
 from musictrain.models.stochastic_depth import StochasticDepth, rising_to
 
@@ -202,3 +203,15 @@ def test_a_shared_dropout_trains_in_bf16(kind: str) -> None:
         loss = network(some_tokens()).float().logsumexp(-1).mean()
     loss.backward()
     assert all(bool(parameter.grad.isfinite().all()) for parameter in network.parameters())
+
+
+def test_what_was_left_out_is_left_out_again_where_activations_are_computed_twice() -> None:
+    def gradients(recomputed: bool) -> list[Tensor]:
+        network = decoder(dropout=0.2, attention_dropout=0.2, stochastic_depth=0.5)
+        if recomputed:
+            recompute(network)
+        torch.manual_seed(3)
+        network(some_tokens(batch=8)).logsumexp(-1).sum().backward()
+        return [parameter.grad for parameter in network.parameters()]
+
+    assert all(torch.equal(once, twice) for once, twice in zip(gradients(False), gradients(True), strict=True))
