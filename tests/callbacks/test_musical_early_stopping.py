@@ -182,6 +182,23 @@ def test_a_score_that_was_not_logged_again_is_not_counted_again(tmp_path: Path) 
     assert fit(tmp_path, stopping, versions, score=scores, loss=[1.0]).global_step == 7
 
 
+def test_it_changes_nothing_that_is_logged(tmp_path: Path) -> None:
+    class Counting(Scripted):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("train/step", float(self.trainer.global_step), on_step=True, on_epoch=True)
+            return super().training_step(batch, batch_idx)
+
+        def on_train_epoch_end(self) -> None:
+            means.append(float(self.trainer.callback_metrics["train/step_epoch"]))
+
+    for callbacks in ([], [MusicalEarlyStopping("val/loss")]):
+        means: list[float] = []
+        # Each epoch of eight steps is validated in its middle and at its end.
+        trainer = trainer_in(tmp_path, *callbacks, steps=-1, max_epochs=2, val_check_interval=4, enable_checkpointing=False)
+        trainer.fit(Counting(loss=[1.0, 0.5]), batches(), batches(num=1))
+        assert means == [3.5, 11.5]
+
+
 # It does not latch.
 
 
