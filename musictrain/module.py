@@ -193,6 +193,8 @@ class MusicModule(lightning.LightningModule):
         return self._schedule_of_run(step) * (1.0 if self._plateau is None else self._plateau.factor)
 
     def on_train_start(self) -> None:
+        if self._plateau is not None and not self.trainer.enable_validation:
+            log.warning("The plateau counts validations, and this run has none: the learning rate follows its schedule alone.")
         self._begun = False
         self._lay_schedule()
         self._training_sums.start(self.device)

@@ -200,6 +200,14 @@ def test_neither_a_sanity_check_nor_a_validation_alone_counts(tmp_path):
     assert (module._plateau.factor, module._plateau.waited) == (1.0, 0)
 
 
+def test_a_plateau_without_any_validation_is_said(tmp_path, caplog):
+    fit(tmp_path, new_plateau_module(), max_steps=1)
+    assert "The plateau counts validations, and this run has none" in caplog.text
+    caplog.clear()
+    fit(tmp_path, new_plateau_module(), valid=random_batches(1), max_steps=1)
+    assert "The plateau counts" not in caplog.text
+
+
 # Off is off
 
 
