@@ -12,7 +12,7 @@ from musictrain.cli.one_decision import first_decides
 from musictrain.cli.resume import max_steps_of, read_config, step_of
 from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, list_runs
-from musictrain.runs.config_changes import config_fingerprint, known_to
+from musictrain.runs.config_changes import ELSEWHERE, config_changes, config_fingerprint, known_to, without_new_defaults
 
 WHICH = ("last", "best", "auto")
 
@@ -69,10 +69,13 @@ def _found(which: str, runs_dir: Path, config: dict[str, Any]) -> tuple[RunFolde
 
 
 def has_configuration(run: RunFolder, config: dict[str, Any]) -> bool:
-    """Whether a run was begun with this configuration. Keys that musictrain did not know then do not count: they have their defaults."""
+    """Whether a run was begun with this configuration. Keys that musictrain did not know then do not count where they are as by default."""
     try:
         began = read_config(run)
     except UsageError:
+        return False
+    new = [path for path, was, _ in config_changes(began, without_new_defaults(began, config)) if was is None and ".init_args." in path]
+    if any(path not in ELSEWHERE for path in new):
         return False
     return config_fingerprint(known_to(began, config)) == config_fingerprint(began)
 
