@@ -5,6 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from musictrain.data.tokenizers import VoiceGrid
+from musictrain.losses import next_token_loss
+from musictrain.models import VoiceFrames
 from musictrain.models.token_dropout import drop_tokens
 
 PAD, BOS, EOS = 0, 1, 2
@@ -80,3 +83,18 @@ def test_off_reads_the_very_tokens_and_draws_nothing():
 def test_what_cannot_be_dropped_is_refused(options, message):
     with pytest.raises(ValueError, match=message):
         drop_tokens(music(), **options)
+
+
+@pytest.mark.parametrize("kind", ["blank", "unigram"])
+def test_a_network_that_knows_its_grammar_never_finds_the_music_impossible(kind):
+    grid = VoiceGrid(48, 72)
+    frames = 60 + torch.arange(18)[:, None] % torch.tensor([5, 4, 3, 2])
+    piece = torch.tensor([*grid.begin, *grid.encode_frames(frames.numpy()).tolist(), *grid.end, *[grid.pad_id] * 8])
+    network = VoiceFrames(grid.vocab_size, 48, 72, embedding=8, hidden=8, head_hidden=8)
+    torch.manual_seed(0)
+    tokens = piece.repeat(6, 1)
+    read = drop_tokens(tokens, 0.5, kind, blank=PAD, spared=SPECIAL, step=4)
+    assert not torch.equal(read, tokens)
+    loss = next_token_loss(network(read[:, :-1]), tokens[:, 1:], pad_id=PAD).loss
+    # What cannot stand at its place has a logit of -1e4.
+    assert float(loss.detach()) < 10
