@@ -45,7 +45,7 @@ from musictrain.optim import (
 )
 from musictrain.optim.adaptive_clipping import check_ratio, check_weights_keep_their_rows
 from musictrain.optim.gradients import gradient_norm, gradients_of
-from musictrain.optim.plateau import set_learning_rates, watched_value
+from musictrain.optim.plateau import set_learning_rates
 from musictrain.running_sums import LikelihoodSums, StepTokens, TrainingSums, widest_dtype
 
 log = logging.getLogger(__name__)
@@ -222,6 +222,8 @@ class MusicModule(lightning.LightningModule):
         seed_torch(self.device, self._seed, self.trainer.fit_loop.total_batch_idx, self._shard[0])
         if not self._begun:
             self._see_first_batch(batch)
+        if self._plateau is not None and not self._plateau.is_noted:
+            self._plateau.note(self.trainer.callback_metrics)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         tokens = self._tokens_of(batch)
@@ -324,10 +326,11 @@ class MusicModule(lightning.LightningModule):
         if self._plateau is None or not counts or self.global_step < getattr(self.schedule, "warmup_steps", 0):
             return
         # The first rank's word counts: a value need be neither the same on every rank nor logged by all of them.
-        value = self.trainer.strategy.broadcast(watched_value(self._plateau.rule, self.trainer.callback_metrics))
+        heard = self._plateau.heard(self.trainer.callback_metrics, self.trainer.callbacks)  # type: ignore[attr-defined]
+        value = self.trainer.strategy.broadcast(heard)
         if isinstance(value, str):
             raise ValueError(value)
-        if self._plateau.see(value):
+        if value is not None and self._plateau.see(value):
             log.info("No better %s in %d validations: the schedule's learning rate is now multiplied by %g",
                      self._plateau.rule.monitor, self._plateau.rule.patience + 1, self._plateau.factor)  # fmt: skip
             for config in self.trainer.lr_scheduler_configs:

@@ -187,6 +187,20 @@ def test_it_sees_what_a_callback_has_logged_in_the_same_validation(tmp_path):
     assert (module._plateau.best, module._plateau.factor) == (pytest.approx(0.5), 0.25)
 
 
+def test_a_score_of_an_earlier_validation_is_not_counted_again(tmp_path):
+    class EverySecond(Callback):
+        score_names = ("val/groove",)
+
+        def on_validation_epoch_end(self, trainer: lightning.Trainer, module: lightning.LightningModule) -> None:
+            if module.global_step in (4, 8):
+                module.log("val/groove", 0.5)
+
+    rule = Plateau(monitor="val/groove", mode="max", patience=1, factor=0.5)
+    module = new_plateau_module(plateau=rule, schedule=Constant())
+    fit(tmp_path, module, random_batches(10), random_batches(2), max_epochs=1, val_check_interval=2, callbacks=[EverySecond()])
+    assert (module._plateau.waited, module._plateau.factor) == (1, 1.0)
+
+
 def test_a_plateau_of_what_nobody_logs_ends_the_run_at_the_first_validation(tmp_path):
     module = new_plateau_module(plateau=Plateau(monitor="val/los"), schedule=Constant())
     with pytest.raises(ValueError, match=r"Plateau watches 'val/los', but this run logged .* Did you mean 'val/loss'"):

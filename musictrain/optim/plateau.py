@@ -7,6 +7,7 @@ value and multiplies its schedule by ``PlateauWatch.factor``.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,7 +25,7 @@ class Plateau:
     count.
 
     Args:
-        monitor: any logged value, such as ``val/loss`` or a score of music.
+        monitor: any logged value, such as ``val/loss`` or a score of music; validations that do not log it anew do not count.
         mode: whether it is to become small (``min``) or large (``max``).
         factor: what the rate is multiplied by, in (0, 1).
         patience: validations in a row without an improvement that are borne; the next one reduces the rate.
@@ -83,6 +84,7 @@ class PlateauWatch:
         best: best value so far, None before the first.
         waited: validations in a row without an improvement.
         cooling: validations left that do not count.
+        is_noted: whether ``note`` has been called since the last validation.
     """
 
     def __init__(self, rule: Plateau) -> None:
@@ -91,6 +93,30 @@ class PlateauWatch:
         self.best: float | None = None
         self.waited = 0
         self.cooling = 0
+        self.is_noted = False
+        self._counted: Any = None
+
+    def note(self, logged: Mapping[str, Any]) -> None:
+        """Once after each validation and each resume, before the next: the value that stands there now has been counted."""
+        self._counted, self.is_noted = logged.get(self.rule.monitor), True
+
+    def heard(self, logged: Mapping[str, Any], callbacks: Iterable[Any] = ()) -> float | str | None:
+        """The watched value, if it was logged anew; None if it was not, or is a score that had nothing to measure.
+
+        If nobody has logged it, and none of the callbacks has it among its ``score_names``, which come when there is time, a sentence
+        that says so.
+        """
+        self.is_noted = False
+        name, value = self.rule.monitor, logged.get(self.rule.monitor)
+        to_come = {score for callback in callbacks for score in getattr(callback, "score_names", ())}
+        if value is None and name not in to_come:
+            known = sorted({*logged, *to_come})
+            hint = did_you_mean(name, known) or "Log the value in validation, or name one of the logged ones in `monitor`."
+            return f"Plateau watches {name!r}, but this run logged {known}. {hint}"
+        # A new tensor is made for each value that is logged.
+        if value is None or value is self._counted or (name in to_come and math.isnan(value)):
+            return None
+        return float(value)
 
     def see(self, value: float) -> bool:
         """Take in one validation's value; whether the rate was reduced."""
@@ -116,14 +142,6 @@ class PlateauWatch:
         self.factor = float(state["factor"])
         if (state["monitor"], state["mode"]) == (self.rule.monitor, self.rule.mode):
             self.best, self.waited, self.cooling = state["best"], int(state["waited"]), int(state["cooling"])
-
-
-def watched_value(rule: Plateau, logged: dict[str, Any]) -> float | str:
-    """The watched one of the values that a run has logged; if it is not among them, a sentence for the error."""
-    if rule.monitor in logged:
-        return float(logged[rule.monitor])
-    hint = did_you_mean(rule.monitor, logged) or "Log the value in validation, or name one of the logged ones in `monitor`."
-    return f"Plateau watches {rule.monitor!r}, but this run logged {sorted(logged)}. {hint}"
 
 
 def set_learning_rates(scheduler: Any) -> None:

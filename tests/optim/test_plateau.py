@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from torch.optim.lr_scheduler import ReduceLROnPlateau
 
 from musictrain.optim import Plateau, PlateauWatch
-from musictrain.optim.plateau import watched_value
 
 rules = st.builds(
     Plateau,
@@ -92,10 +91,31 @@ def test_a_value_that_is_not_finite_never_is_an_improvement():
 
 
 def test_a_watched_value_that_nobody_logs_is_named_with_the_nearest():
-    assert watched_value(Plateau(), {"val/loss": torch.tensor(0.5)}) == 0.5
-    near = watched_value(Plateau(monitor="val/los"), {"val/loss": 1.0})
+    assert PlateauWatch(Plateau()).heard({"val/loss": torch.tensor(0.5)}) == 0.5
+    near = PlateauWatch(Plateau(monitor="val/los")).heard({"val/loss": torch.tensor(1.0)})
     assert near == "Plateau watches 'val/los', but this run logged ['val/loss']. Did you mean 'val/loss'?"
-    assert "Log the value in validation" in str(watched_value(Plateau(monitor="groove"), {"val/loss": 1.0}))
+    assert "Log the value in validation" in str(PlateauWatch(Plateau(monitor="groove")).heard({}))
+
+
+class Scoring:
+    score_names = ("val/groove",)
+
+
+def test_a_score_that_comes_when_there_is_time_is_waited_for_and_counted_once():
+    watch, logged = PlateauWatch(Plateau(monitor="val/groove")), {}
+    assert watch.heard(logged, [Scoring()]) is None
+    logged["val/groove"] = torch.tensor(0.5)
+    assert watch.heard(logged, [Scoring()]) == 0.5
+    watch.note(logged)
+    assert watch.heard(logged, [Scoring()]) is None
+    logged["val/groove"] = torch.tensor(0.5)
+    assert watch.heard(logged, [Scoring()]) == 0.5
+
+
+def test_a_score_that_had_nothing_to_measure_does_not_count_and_a_lost_likelihood_does():
+    logged = {"val/groove": torch.tensor(math.nan), "val/loss": torch.tensor(math.nan)}
+    assert PlateauWatch(Plateau(monitor="val/groove")).heard(logged, [Scoring()]) is None
+    assert math.isnan(PlateauWatch(Plateau()).heard(logged, [Scoring()]))
 
 
 @pytest.mark.parametrize(
