@@ -50,7 +50,7 @@ def test_a_guard_ends_with_status_three_and_no_version_is_best(tmp_path: Path, c
 
 def test_out_of_patience_is_an_end_like_any_other(tmp_path: Path, corpus: Path, capsys: Any) -> None:
     watch = {"metric": "val/loss", "min_delta": 100.0}
-    status, out, run = fit(tmp_path, corpus, capsys, watch=[watch], patience=1)
+    status, out, run = fit(tmp_path, corpus, capsys, watch=[watch], patience=1, guards=[])
     assert status == 0
     assert "Stopped after 2 of 6 steps. val/loss did not get better than" in out
     assert "best checkpoint" in out
