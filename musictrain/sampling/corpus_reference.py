@@ -35,7 +35,7 @@ from musictrain.notes import Notes
 
 log = logging.getLogger(__name__)
 
-VERSION = 1
+VERSION = 2
 FAR_OUT = 3.0
 LEAST_SPREAD_BARS = 1 / 3
 
