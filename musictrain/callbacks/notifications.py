@@ -18,6 +18,7 @@ from typing import Any, Literal
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from musictrain.checkpoints.trainer_state import veto_of
 from musictrain.data.accumulation import steps_of_run
 from musictrain.notifications.mail_settings import MailSettings
 from musictrain.notifications.messages import EVENTS, Message, number_of
@@ -69,6 +70,7 @@ class Notifications(Callback):
         self.mail, self.file, self.console = mail, file, console
         self.metric, self.mode, self.wait_seconds = metric, mode, wait_seconds
         self._best: float | None = None
+        self._candidate: float | None = None
         self._trainer: Trainer | None = None
         self._run: RunFolder | None = None
         self._total: int | None = None
@@ -78,7 +80,7 @@ class Notifications(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The best value so far, so that a resume does not tell of an older one again."""
-        return {"best": self._best}
+        return {"best": self._best if self._candidate is None or self._is_vetoed() else self._candidate}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there."""
@@ -108,14 +110,31 @@ class Notifications(Callback):
         self.tell("start", f"Training {begins}.", machine=socket.gethostname(), processes=trainer.world_size)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tell of a new best value."""
+        """Note a new best value; it is told once every callback has had its word on it."""
         value = number_of(trainer.callback_metrics.get(self.metric)) if self._run is not None and not trainer.sanity_checking else None
         if value is None or value != value:
             return
         if self._best is None or (value < self._best if self.mode == "min" else value > self._best):
-            before, self._best = self._best, value
-            was = f" (before: {before:.5g})" if before is not None else ""
-            self.tell("best", f"New best {self.metric}: {value:.5g}{was}.", metric=self.metric, value=value)
+            self._candidate = value
+
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
+        """Tell of a new best value."""
+        self._tell_best()
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tell of a last one."""
+        self._tell_best()
+
+    def _tell_best(self) -> None:
+        value, self._candidate = self._candidate, None
+        if value is None or self._is_vetoed():
+            return
+        before, self._best = self._best, value
+        was = f" (before: {before:.5g})" if before is not None else ""
+        self.tell("best", f"New best {self.metric}: {value:.5g}{was}.", metric=self.metric, value=value)
+
+    def _is_vetoed(self) -> bool:
+        return self._trainer is not None and bool(veto_of(self._trainer))
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Tell that it is done."""

@@ -4,7 +4,8 @@
 
 Files in the run folder, which is Lightning's ``trainer.log_dir``: ``metrics.jsonl`` (every logged value), ``status.json`` (where it stands,
 every few seconds), ``events.jsonl`` (started, resumed, best, finished, stopped, failed, interrupted), ``train.log`` (messages, warnings,
-tracebacks), ``env.json``, and, where they are known, ``config.yaml``, ``tokenizer.json`` and the data report.
+tracebacks), ``env.json``, and, where they are known, ``config.yaml``, ``tokenizer.json`` and the data report. A step that a callback has
+vetoed, as MusicalEarlyStopping does, is in none of them the best one.
 
 When: always. Cost: some microseconds a step and a row; threads write. Only the first process does.
 """
@@ -20,6 +21,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from musictrain.checkpoints.trainer_state import veto_of
 from musictrain.loggers.row_to_come import row_to_come
 from musictrain.loggers.run_description import check_same_data, environment_of, save_data_description
 from musictrain.loggers.run_logger import RunLogger
@@ -94,6 +96,8 @@ class RunRecorder(Callback):
         self._opened = self._goes_on = self._trains = False
         self._environment: dict[str, Any] = {}
         self._ending: Ending | None = None
+        self._unjudged = False
+        self._noted_veto = -1, ""
 
     @property
     def elapsed_seconds(self) -> float:
@@ -167,6 +171,7 @@ class RunRecorder(Callback):
         """Whatever was done meanwhile is over."""
         if self._trains and self._status is not None:
             self._status.batch_starts()
+            self._judge()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any, **kwargs: Any) -> None:
         """Keep count."""
@@ -181,11 +186,31 @@ class RunRecorder(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training goes on."""
         if self._trains and self._status is not None and not trainer.sanity_checking:
+            self._unjudged = True
             self._status.validation_ends()
 
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """The last step is judged."""
+        self._judge()
+
     def _on_row(self, row: dict[str, Any]) -> None:
-        if self._status is not None and (best := self._status.take(row, self.monitor, self.mode)) is not None:
+        self._unjudged = True
+        if self._status is not None:
+            self._status.take(row, self.monitor, self.mode)
+
+    def _judge(self) -> None:
+        """Say what is best now, and what never will be: values are logged before the rules of stopping have their word on them."""
+        if not self._unjudged or not self._trains or self._trainer is None or self._logger is None or self._status is None:
+            return
+        self._unjudged, step, why = False, self._trainer.global_step, veto_of(self._trainer)
+        if self._veto_is_new(step, why):
+            self._noted_veto = step, why
+            self._logger.log_veto(why)
+        if (best := self._status.judge(step, why)) is not None:
             self._event("best", **best)
+
+    def _veto_is_new(self, step: int, why: str) -> bool:
+        return why != (self._noted_veto[1] if self._noted_veto[0] == step else "")
 
     # What a checkpoint holds.
 
@@ -194,7 +219,14 @@ class RunRecorder(Callback):
         # A collective call: every process makes it.
         values = row_to_come(self._trainer) if self._trains and self._trainer is not None else {}
         rows = [] if self._logger is None else [*self._logger.unsecured_rows(), *([self._logger.row_of(values)] if values else [])]
-        return {"rows": as_text(rows), **self._clock.state_dict()}
+        return {"rows": as_text([*rows, *self._veto_to_come()]), **self._clock.state_dict()}
+
+    def _veto_to_come(self) -> list[dict[str, Any]]:
+        """A version that is saved before ``_judge`` must know of the veto that it carries itself."""
+        if self._logger is None or self._trainer is None or not self._trains:
+            return []
+        why = veto_of(self._trainer)
+        return [self._logger.veto_row(why)] if self._veto_is_new(self._trainer.global_step, why) else []
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back; nothing happens with the state of an older version."""
@@ -239,6 +271,7 @@ class RunRecorder(Callback):
                 self._event("refused", reason=ending.reason)
             self._status.put_back()
             return
+        self._judge()
         self._status.end(ending)
         status = self._status.status
         told = {"reason": ending.reason, "advice": ending.advice} if ending.state != "finished" else {}

@@ -11,10 +11,11 @@ from musictrain.dashboard.charts import MAIN
 from musictrain.dashboard.downsampling import MOST_POINTS, Point, RunningCurve
 from musictrain.dashboard.event_reading import clean
 from musictrain.runs.folder import RunFolder, number
-from musictrain.runs.rows import RowReader, is_marker, step_of, values_of
+from musictrain.runs.rows import VETOED, RowReader, is_marker, step_of, values_of
 
 MOST_KEYS = 5_000
 LONGEST_KEY = 200
+LONGEST_REASON = 160
 BLOCK_BYTES = 1 << 20
 TOKENS = "train/tokens"
 NOT_FINITE = {"NaN", "Infinity", "-Infinity"}
@@ -25,7 +26,7 @@ class CurveReader:
 
     ``curves`` are by key, without control characters and cut to 200. ``seconds`` and ``tokens`` tell for a step how long the run had
     been training (the time between two attempts does not count) and how many tokens it had read; ``tokens`` is empty if nobody logged
-    them. ``num_dropped_keys`` counts keys beyond the first 5,000.
+    them. ``vetoed`` says of which steps the music was vetoed, and why. ``num_dropped_keys`` counts keys beyond the first 5,000.
 
     Args:
         run: need not have recorded anything yet.
@@ -41,6 +42,7 @@ class CurveReader:
         self._by_name: dict[str, RunningCurve] = {}
         self.seconds = RunningCurve(MOST_POINTS // 2)
         self.attempts: list[dict[str, Any]] = []
+        self.vetoed: dict[int, str] = {}
         self.last_step = 0
         self.last_time = math.nan
         self._dropped: set[str] = set()
@@ -81,6 +83,7 @@ class CurveReader:
         for curve in self.curves.values():
             curve.cut_after(from_step)
         self.seconds.cut_after(from_step)
+        self.vetoed = {step: why for step, why in self.vetoed.items() if step <= from_step}
         self._trained = self.seconds.last[1] if self.seconds.last is not None else 0.0
         self._began = number(marker.get("time"))
         self.attempts.append({"attempt": marker.get("attempt"), "step": from_step, "time": self._began})
@@ -92,12 +95,19 @@ class CurveReader:
             return
         self.last_step = max(self.last_step, step)
         self._note_time(step, number(row.get("time")))
+        if VETOED in row:
+            self._note_veto(step, clean(row[VETOED] or "", LONGEST_REASON))
         for key, value in values_of(row).items():
             if not isinstance(value, int | float) and value not in NOT_FINITE:
                 continue
             curve = self._by_name.get(key) or self._found(key)
             if curve is not None:
                 curve.add(step, float(value))
+
+    def _note_veto(self, step: int, why: str) -> None:
+        self.vetoed.pop(step, None)
+        if why:
+            self.vetoed[step] = why
 
     def _found(self, name: str) -> RunningCurve | None:
         """The curve of a name that was not seen before; None if there are too many."""

@@ -36,7 +36,16 @@ log = logging.getLogger(__name__)
 SCHEMA = 1
 BANDS = "corpus_bands.json"
 # Shares of the megabyte; the curves get what the others leave.
-SHARES = {"alerts": 0.12, "versions": 0.06, "events": 0.05, "log": 0.10, "settings": 0.12, "changes": 0.05, "environment": 0.03}
+SHARES = {
+    "alerts": 0.12,
+    "versions": 0.06,
+    "vetoed": 0.03,
+    "events": 0.05,
+    "log": 0.10,
+    "settings": 0.12,
+    "changes": 0.05,
+    "environment": 0.03,
+}
 LISTEN_SHARE = 0.2
 
 
@@ -107,7 +116,8 @@ class PageData:
         if told:
             return {key: clean(value, 200) if isinstance(value, str) else value for key, value in told.items()}
         curve = self._curves.curves.get("val/loss")
-        finite = [point for point in curve.points() if math.isfinite(point[1])] if curve is not None else []
+        points = curve.points() if curve is not None else []
+        finite = [point for point in points if math.isfinite(point[1]) and point[0] not in self._curves.vetoed]
         if not finite:
             return {}
         step, value = min(finite, key=lambda point: point[1])
@@ -119,6 +129,7 @@ class PageData:
         told: dict[str, Any] = {
             "alerts": self._events.alerts[::-1],
             "versions": self._events.versions,
+            "vetoed": [[step, why] for step, why in sorted(self._curves.vetoed.items())],
             "events": self._events.events,
             "log": last_lines(self.run.log),
             **{key: settings[key][::-1] for key in ("settings", "changes", "environment")},
@@ -181,6 +192,7 @@ WORDS = {
     "log": "last lines of the log: all are in train.log",
     "settings": "settings: all are in config.yaml",
     "changes": "changed settings",
+    "vetoed": "vetoed steps: all are in metrics.jsonl",
     "environment": "facts of the machine: all are in env.json",
 }
 

@@ -18,7 +18,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch import Tensor
 
 from musictrain.runs import RunFolder
-from musictrain.runs.rows import ABOUT, marker
+from musictrain.runs.rows import ABOUT, VETOED, marker
 from musictrain.runs.secrets import hide
 from musictrain.runs.writer import RecordWriter
 
@@ -28,8 +28,8 @@ class RunLogger(Logger):
 
     A row holds ``time`` (seconds since 1970), ``step``, ``epoch``, ``attempt`` and the logged values. ``step`` is the number of optimizer
     steps done (without a RunRecorder it is Lightning's, which counts the step just done from 0). Rows are only ever added, also after a
-    resume: :mod:`musictrain.runs.rows` says which of them count. A value that bears the name of one of these four is found under
-    ``logged/<name>``.
+    resume: :mod:`musictrain.runs.rows` says which of them count. A value that bears the name of one of these four, or ``vetoed``, is found
+    under ``logged/<name>``.
 
     Args:
         runs_dir: the folder in which a new run folder is made when training begins.
@@ -114,6 +114,15 @@ class RunLogger(Logger):
         row = {"time": round(time.time(), 3), "step": steps, "epoch": values.pop("epoch", None)}
         row |= {} if self._attempt is None else {"attempt": self._attempt}
         return row | {(f"logged/{key}" if key in ABOUT else key): _kept(value) for key, value in values.items()}
+
+    @rank_zero_only
+    def log_veto(self, why: str) -> None:
+        """Say that the step just done is never to be called best; an empty text takes that back."""
+        self._writer().append(self.veto_row(why), vital=True)
+
+    def veto_row(self, why: str) -> dict[str, Any]:
+        """The row that says so."""
+        return {**self.row_of({}), VETOED: hide(why)}
 
     def begin_attempt(self, attempt: int, from_step: int, missing: list[dict[str, Any]]) -> None:
         """Withdraw the rows above a step, and add those that are missing up to it."""

@@ -46,6 +46,8 @@ class RunStatus:
         self._earlier = read_status(run.status)
         self.status = _first_status(run, self._earlier, attempt, trainer.world_size)
         self.trains = False
+        self._candidate: dict[str, Any] = {}
+        self._best_before: dict[str, Any] = {}  # of the steps before that of the best
         self._ending: Ending | None = None
         self._plan = Plan()
         self._states = States(self._changed)
@@ -92,17 +94,32 @@ class RunStatus:
         self._clock.leave("validation")
         self._states.drive("training")
 
-    def take(self, row: dict[str, Any], metric: str | None, mode: str) -> dict[str, Any] | None:
-        """Note a logged row; what is still on a device is left out. Gives back the new best ``metric``, ``value``, ``step``, None if it is
-        no better."""
+    def take(self, row: dict[str, Any], metric: str | None, mode: str) -> None:
+        """Note a logged row; what is still on a device is left out. A best value in it counts once its step is judged."""
         status, values = self.status, {key: float(value) for key, value in values_of(row).items() if isinstance(value, int | float)}
         status.values = {**status.values, **values}
         status.tokens_per_second = next((values[key] for key in RATES if key in values), status.tokens_per_second)
-        best = best_of([row], metric, mode, status.best) if self.trains and metric in values else status.best
-        if best == status.best:
-            return None
-        status.best = best
-        return best
+        if self.trains and metric in values:
+            self._candidate = best_of([row], metric, mode, self._candidate or status.best)
+
+    def judge(self, step: int, veto: str) -> dict[str, Any] | None:
+        """Every rule has had its word on the rows of a step so far.
+
+        Args:
+            step: optimizer steps done.
+            veto: why it is never to be called best, empty if it may be.
+
+        Returns:
+            ``metric``, ``value`` and ``step`` of the best, if it is another one now.
+        """
+        status, candidate, self._candidate = self.status, self._candidate, {}
+        was = status.best
+        if veto:
+            status.best = self._best_before if was.get("step") == step else was
+        elif candidate and candidate != was:
+            self._best_before = was if was.get("step") != step else self._best_before
+            status.best = candidate
+        return status.best if status.best not in ({}, was) else None
 
     def now(self) -> Status:
         """What the heartbeat writes; its thread asks."""

@@ -9,7 +9,7 @@ from typing import Any
 
 from musictrain.runs.names import new_run_name
 from musictrain.runs.records import read_records
-from musictrain.runs.rows import read_rows, step_of
+from musictrain.runs.rows import read_rows, step_of, vetoed_steps
 
 BEST_METRIC = "val/loss"
 
@@ -145,9 +145,11 @@ class RunFolder:
         return max((step_of(row) or 0 for row in rows), default=0)
 
     def best(self, metric: str = BEST_METRIC) -> tuple[float, int] | None:
-        """The lowest finite recorded value of ``metric`` and the step of it; None if the run recorded none."""
-        rows = [(number(row[metric]), step_of(row) or 0) for row in read_rows(self.metrics) if metric in row]
-        finite = [row for row in rows if math.isfinite(row[0])]
+        """The lowest finite recorded value of ``metric`` and the step of it, vetoed steps left out; None if the run recorded none."""
+        every = read_rows(self.metrics)
+        vetoed = vetoed_steps(every)
+        rows = [(number(row[metric]), step_of(row) or 0) for row in every if metric in row]
+        finite = [row for row in rows if math.isfinite(row[0]) and row[1] not in vetoed]
         return min(finite) if finite else None
 
 

@@ -2,7 +2,8 @@
 
 Conventions:
 
-- Values that are not finite are never lowest or highest; as the last value they become NULL.
+- Values that are not finite are never lowest or highest; as the last value they become NULL. Nor are those of vetoed steps: lowest and
+  highest are what is called best. ``vetoed`` is a metric of its own, 1 at these steps.
 - A metrics file that only grew is read on from where it was left; one that was rewound (a resume) or replaced is read again as a whole.
 """
 
@@ -11,13 +12,13 @@ from __future__ import annotations
 import math
 from array import array
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from musictrain.runs.folder import number
-from musictrain.runs.rows import ABOUT, BLOCK_BYTES, RowReader, is_marker, step_of
+from musictrain.runs.rows import ABOUT, BLOCK_BYTES, VETOED, RowReader, is_marker, step_of
 
 CURVE_POINTS = 64
 LARGEST_STEP = 2**53
@@ -63,13 +64,12 @@ class Extent:
     values: array[float]
 
 
-def extent_of(series: Series) -> Extent:
-    """A series in short. The first of several equal extremes counts."""
+def extent_of(series: Series, vetoed: Collection[int] = ()) -> Extent:
+    """A series in short. The first of several equal extremes counts, and none of a vetoed step."""
     finite = array("d", filter(math.isfinite, series.values))
     all_finite = len(finite) == len(series.values)
     places = range(len(finite)) if all_finite else [place for place, value in enumerate(series.values) if math.isfinite(value)]
-    low = places[finite.index(min(finite))] if finite else None
-    high = places[finite.index(max(finite))] if finite else None
+    low, high = _extremes(series, places, finite, vetoed)
     steps, values = thinned(array("d", series.steps if all_finite else (series.steps[place] for place in places)), finite)
     return Extent(
         last=series.values[-1],
@@ -83,9 +83,17 @@ def extent_of(series: Series) -> Extent:
     )
 
 
-def grown(was: Extent, more: Series) -> Extent:
+def _extremes(series: Series, places: Sequence[int], finite: array[float], vetoed: Collection[int]) -> tuple[int | None, int | None]:
+    """Where the lowest and the highest value stand; None without any."""
+    if vetoed:
+        places = [place for place in places if series.steps[place] not in vetoed]
+        finite = array("d", (series.values[place] for place in places))
+    return (places[finite.index(min(finite))], places[finite.index(max(finite))]) if finite else (None, None)
+
+
+def grown(was: Extent, more: Series, vetoed: Collection[int] = ()) -> Extent:
     """The extent after further values, all of them at later steps."""
-    new = extent_of(more)
+    new = extent_of(more, vetoed)
     if new.lowest is not None and was.lowest is not None and was.lowest <= new.lowest:
         new.lowest, new.lowest_step = was.lowest, was.lowest_step
     if new.highest is not None and was.highest is not None and was.highest >= new.highest:
@@ -129,13 +137,24 @@ def read_extents(path: Path, was: Mapping[str, Extent], place: Place) -> tuple[d
     if place.offset:
         more = _grown_only(reader, was)
         if more is not None:
-            extents = {key: grown(was[key], series) if key in was else extent_of(series) for key, series in more.items()}
+            vetoed = _vetoed(more)
+            extents = {
+                key: grown(was[key], series, vetoed[key]) if key in was else extent_of(series, vetoed[key]) for key, series in more.items()
+            }
             return {**was, **extents}, Place(*reader.place)
         reader = RowReader(path)
     found: dict[str, Series] = {}
     while rows := reader.read_new(BLOCK_BYTES):
         collect(rows, found)
-    return {key: extent_of(series) for key, series in found.items() if series.steps}, Place(*reader.place)
+    vetoed = _vetoed(found)
+    return {key: extent_of(series, vetoed[key]) for key, series in found.items() if series.steps}, Place(*reader.place)
+
+
+def _vetoed(found: Mapping[str, Series]) -> dict[str, set[int]]:
+    """Of each metric the steps whose values are neither lowest nor highest."""
+    series = found.get(VETOED, Series())
+    steps = {step for step, value in zip(series.steps, series.values, strict=True) if value}
+    return {key: set() if key == VETOED else steps for key in found}
 
 
 def _grown_only(reader: RowReader, was: Mapping[str, Extent]) -> dict[str, Series] | None:
@@ -146,7 +165,14 @@ def _grown_only(reader: RowReader, was: Mapping[str, Extent]) -> dict[str, Serie
             return None
         collect(rows, more)
     rewound = any(key in was and series.steps[0] <= was[key].last_step for key, series in more.items())
-    return None if rewound or reader.restarts else more
+    return None if rewound or _judged_later(was, more) or reader.restarts else more
+
+
+def _judged_later(was: Mapping[str, Extent], more: Mapping[str, Series]) -> bool:
+    """Whether a veto and a value of its step were not read together."""
+    firsts = {key: series.steps[0] for key, series in more.items()}
+    late = VETOED in firsts and any(firsts[VETOED] <= extent.last_step for extent in was.values())
+    return late or (VETOED in was and any(first <= was[VETOED].last_step for first in firsts.values()))
 
 
 def collect(rows: Iterable[Mapping[str, Any]], into: dict[str, Series]) -> None:
@@ -159,6 +185,8 @@ def collect(rows: Iterable[Mapping[str, Any]], into: dict[str, Series]) -> None:
         step = step_of(row)
         if step is None or not 0 <= step < LARGEST_STEP:
             continue
+        if VETOED in row:
+            into.setdefault(VETOED, Series()).put(step, float(bool(row[VETOED])))
         for key, value in row.items():
             if key in ABOUT or not (type(value) is float or _is_number(value)):
                 continue

@@ -7,6 +7,8 @@ Conventions:
 - An attempt that begins at step S adds a marker first, ``{"time", "attempt", "from_step": S}``. It withdraws every row above that step
   before it: those steps will be done again.
 - Of one value of one step, the one recorded last counts. So nothing is doubled in files without markers either.
+- A row with ``vetoed`` (why, in words) says that its step is never to be called best, whatever it was logged with: what the validation has
+  shown is judged after its values are logged. An empty text takes that back.
 """
 
 from __future__ import annotations
@@ -19,7 +21,8 @@ from typing import Any
 
 log = logging.getLogger(__name__)
 
-ABOUT = ("time", "step", "epoch", "attempt")
+VETOED = "vetoed"
+ABOUT = ("time", "step", "epoch", "attempt", VETOED)
 """What a row says besides the logged values."""
 
 BLOCK_BYTES = 1 << 20
@@ -51,6 +54,19 @@ def step_of(row: Mapping[str, Any]) -> int | None:
     if isinstance(step, float) and step.is_integer():
         return int(step)
     return step if isinstance(step, int) and not isinstance(step, bool) else None
+
+
+def vetoed_steps(rows: Iterable[Mapping[str, Any]]) -> dict[int, str]:
+    """The steps that are never to be called best, by rows that count, and why.
+
+    >>> vetoed_steps([{"step": 2, "val/loss": 0.5}, {"step": 2, "vetoed": "it loops"}])
+    {2: 'it loops'}
+    """
+    found: dict[int, str] = {}
+    for row in rows:
+        if VETOED in row and (step := step_of(row)) is not None:
+            found[step] = str(row[VETOED] or "")
+    return {step: why for step, why in found.items() if why}
 
 
 class CountingRows:
