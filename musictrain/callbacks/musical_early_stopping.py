@@ -23,6 +23,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
+from musictrain.checkpoints.logged_anew import LoggedAnew
 from musictrain.runs.alerts import alert
 from musictrain.stopping import GUARDS, Guard, StoppingRule, Verdict, Watch
 from musictrain.stopping.guards import guard_named
@@ -42,7 +43,8 @@ class MusicalEarlyStopping(Callback):
 
     A version that was vetoed (a guard was crossed, or a watched value is not finite) is kept and can be gone on from, but is never called
     best: ``VersionedCheckpoint`` reads ``veto`` and passes over it. For Lightning's own ModelCheckpoint the weighted sum of the watched
-    metrics, lower is better and infinite under a veto, stands among the logged values as ``val/musical_cost``: monitor that.
+    metrics, lower is better, infinite under a veto and nan where not all were logged, stands among the logged values as
+    ``val/musical_cost``: monitor that.
 
     ``stop_reason``, ``stop_advice`` and ``stopped_by_guard`` tell how the fit ended. What is known of a value beyond its number, such as
     which piece is copied, is taken from the attribute ``score_notes`` (by name) of any callback; names that a callback logs, but not after
@@ -97,8 +99,8 @@ class MusicalEarlyStopping(Callback):
         self.stopped_by_guard = False
         self.veto, self.vetoed_step = "", -1
         self.verdict: Verdict | None = None
-        self._known: dict[str, Any] = {}
-        self._notes_what_is_known = self._is_first = True
+        self._anew = LoggedAnew()
+        self._is_first = True
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What stopped an earlier fit does not stop this one; what was counted stays."""
@@ -106,16 +108,15 @@ class MusicalEarlyStopping(Callback):
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Once after each validation and each resume: what stands among the logged values now has been counted."""
-        if self._notes_what_is_known:
-            self._notes_what_is_known = False
-            self._known = dict(trainer.callback_metrics)
+        self._anew.begins(trainer)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Judge, and stop if it is time to."""
         if trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
         values, notes, unknown, bands = trainer.strategy.broadcast(self._heard(trainer))
-        self._notes_what_is_known, self._is_first = True, False
+        self._anew.validated()
+        self._is_first = False
         if unknown:
             raise ValueError(unknown)
         if self.rule.awaits_bands:
@@ -123,9 +124,8 @@ class MusicalEarlyStopping(Callback):
         step = trainer.global_step
         self.verdict = verdict = self.rule.judge(step, values, notes)
         self.veto, self.vetoed_step = verdict.veto, step
-        if verdict.cost is not None:
-            # Writers come last and find it here.
-            trainer.callback_metrics[COST] = torch.tensor(verdict.cost)
+        # Writers come last and find it here; the one of an earlier validation must not stand in for it.
+        trainer.callback_metrics[COST] = torch.tensor(math.nan if verdict.cost is None else verdict.cost)
         if trainer.is_global_zero:
             report(verdict, step)
         if verdict.stop and may_stop(trainer):
@@ -134,9 +134,7 @@ class MusicalEarlyStopping(Callback):
     def _heard(self, trainer: Trainer) -> tuple[dict[str, float], dict[str, str], str, dict[str, tuple[float, float]]]:
         """What this process knows: values logged since the last validation, notes on them, what is wrong with the names, and bands."""
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
-        logged = dict(trainer.callback_metrics)
-        # Lightning makes a new tensor for each value that is logged; what is still the same one was counted before.
-        new = {name: value for name, value in logged.items() if value is not self._known.get(name)}
+        logged, new = dict(trainer.callback_metrics), self._anew.of(trainer)
         to_come = {name for callback in callbacks_of(trainer) for name in getattr(callback, "score_names", ())}
         values = {name: float(new[name]) for name in self.rule.names if name in new}
         # Of a score nan says that there was nothing to measure, of any other value that training has gone wrong.

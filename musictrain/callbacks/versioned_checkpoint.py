@@ -27,13 +27,13 @@ from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_
 from musictrain.checkpoints.consolidating import OPTIMIZERS, TIED, tied_names
 from musictrain.checkpoints.folder_checkpoint import FolderCheckpoint
 from musictrain.checkpoints.health import LossWatch
+from musictrain.checkpoints.logged_anew import LoggedAnew
 from musictrain.checkpoints.logged_values import LOGGED, LoggedBefore, logged_values
 from musictrain.checkpoints.lookout import Lookout
 from musictrain.checkpoints.open_window import dealt_gradients, gathered_gradients, give_back_gradients
 from musictrain.checkpoints.resume_check import check_fits, check_optimizers, fresh_ones, optimizer_facts, stored_optimizers
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS, Found, ResumeReport, report_of
 from musictrain.checkpoints.retention import Retention
-from musictrain.checkpoints.seal import Seal
 from musictrain.checkpoints.sharded import writes_directories
 from musictrain.checkpoints.sharded_saving import forget, save_shares, settle_optimizers, untouched_optimizers
 from musictrain.checkpoints.snapshot import plain_size
@@ -138,7 +138,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._pending: dict[str, None] = {}
         self._step_seen = self._saved_step = self._validated_step = -1
         self._steps = StepWatch()
-        self._logged = LoggedBefore()
+        self._logged, self._anew = LoggedBefore(), LoggedAnew()
         self._found: Found | None = None
         self._optimizers: list[dict[str, Any]] | None = None
         self._gradients: dict[str, Tensor] = {}
@@ -221,6 +221,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         """Seed this batch's random numbers; until its end a state may be half a step ahead."""
         self._steps.batch_starts()
         self._logged.batch_starts(trainer)
+        self._anew.begins(trainer)
         if self.reseed:
             share = (trainer.distributed_sampler_kwargs or {}).get("rank", 0)
             seed_torch(pl_module.device, int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.fit_loop.total_batch_idx, share)
@@ -252,6 +253,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         """Save, with the metrics of this validation."""
         if self._io is None or trainer.sanity_checking or trainer.state.fn != "fit" or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
+        self._anew.validated()
         if trainer.global_step > 0:
             self._validated_step = trainer.global_step
             if self.after_validation:
@@ -297,11 +299,12 @@ class VersionedCheckpoint(FolderCheckpoint):
         assert self._io is not None
         began = time.perf_counter()
         # Asked for by every process: some are means over all of them.
-        metrics = metrics_of(trainer, validated=self._validated_step == trainer.global_step)
+        metrics = metrics_of(trainer, self._validated_step == trainer.global_step, self._anew.of(trainer))
         path = Path(str(self.dirpath)) / "version.ckpt"
         request = None
         if self._folder is not None:
-            path, request = self._folder.request(self._facts(trainer, reason, metrics))
+            folder, spike = Path(str(self.dirpath)), self._losses.spike()
+            path, request = self._folder.request(facts_of(trainer, folder, reason, metrics, spike, self._circumstances))
         with untouched_optimizers(trainer.optimizers) as self._fresh:
             if writes_directories(trainer.strategy):
                 path = save_shares(trainer, path, request, self._seal_later)
@@ -323,9 +326,6 @@ class VersionedCheckpoint(FolderCheckpoint):
         assert self._io is not None
         assert self._folder is not None
         self._io.do_later(partial(self._folder.store_shards, hidden, path, request))
-
-    def _facts(self, trainer: Trainer, reason: str, metrics: Mapping[str, float]) -> Seal:
-        return facts_of(trainer, Path(str(self.dirpath)), reason, metrics, self._losses.spike(), self._circumstances)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Add the circumstances, which optimizers there are, and the gradients of a half-filled accumulation window."""
@@ -368,7 +368,9 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._lookout.stop and isinstance(exception, SIGTERMException):
             exception.code = 128 + self._lookout.stop
         try:
-            if self._worth_saving(trainer, exception):
+            # Of several processes one may be alone with its error: it must not wait for the others.
+            alone = trainer.world_size == 1 and not isinstance(exception, SIGTERMException)
+            if alone and 0 <= self._saved_step < trainer.global_step:
                 back_to_last_step(trainer)
                 self._logged.take_back(trainer)
                 if self._steps.between_steps(trainer):
@@ -379,11 +381,6 @@ class VersionedCheckpoint(FolderCheckpoint):
             if self._io is not None:
                 self._io.wait()
             self._close()
-
-    def _worth_saving(self, trainer: Trainer, exception: BaseException) -> bool:
-        # Of several processes one may be alone with its error: it must not wait for the others.
-        alone = trainer.world_size == 1 and not isinstance(exception, SIGTERMException)
-        return alone and 0 <= self._saved_step < trainer.global_step
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Say what saving has cost, and fail if the end of the run could not be stored."""

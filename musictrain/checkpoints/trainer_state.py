@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -94,14 +94,16 @@ def loss_of(outputs: Any) -> Tensor | None:
     return loss.detach() if isinstance(loss, Tensor) else None
 
 
-def metrics_of(trainer: Trainer, validated: bool) -> dict[str, float]:
-    """The finite values that were logged last.
+def metrics_of(trainer: Trainer, validated: bool, anew: Collection[str]) -> dict[str, float]:
+    """The finite values that say something of these weights.
 
     Args:
         trainer: whose values.
         validated: whether its last validation was of these weights; otherwise only what training logged is given.
+        anew: names of what was logged since the validation before that one.
     """
-    values = {name: float(value) for name, value in trainer.callback_metrics.items() if validated or name.startswith("train/")}
+    names = {name for name in trainer.callback_metrics if name.startswith("train/") or (validated and name in anew)}
+    values = {name: float(value) for name, value in trainer.callback_metrics.items() if name in names}
     return {name: value for name, value in values.items() if math.isfinite(value)}
 
 

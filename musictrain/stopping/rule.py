@@ -36,7 +36,7 @@ class Verdict:
         reason: why it should end, in words with numbers; empty if it should not.
         advice: what to do about it.
         veto: why the weights of this step are not to be called best; empty if they may.
-        cost: weighted sum of the watched costs, lower is better, infinite under a veto; None if not all of them are known.
+        cost: weighted sum of the watched costs, lower is better, infinite under a veto; None if it is none, and not all of them are known.
         crossings: the guards that were crossed.
     """
 
@@ -144,7 +144,7 @@ class StoppingRule:
         not_finite = self._not_finite(step, values)
         vetoes = [crossing.words for crossing in crossings] + ([not_finite] if not_finite else [])
         cost = weighted_cost(self.watches, step, values)
-        verdict = Verdict(veto="; ".join(vetoes), cost=math.inf if vetoes and cost is not None else cost, crossings=crossings)
+        verdict = Verdict(veto="; ".join(vetoes), cost=math.inf if vetoes else cost, crossings=crossings)
         if not_finite:
             return replace(verdict, stop=True, by_guard=True, reason=f"{not_finite}.", advice=NOT_FINITE)
         for guard, crossing in looked:

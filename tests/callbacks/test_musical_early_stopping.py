@@ -182,6 +182,27 @@ def test_a_score_that_was_not_logged_again_is_not_counted_again(tmp_path: Path) 
     assert fit(tmp_path, stopping, versions, score=scores, loss=[1.0]).global_step == 7
 
 
+def test_a_seal_holds_the_scores_of_its_own_step_alone(tmp_path: Path) -> None:
+    saving = VersionedCheckpoint(tmp_path / "versions", metrics={"val/score": "max"}, newest=9, at_start=False)
+    fit(tmp_path, saving, epochs=4, loss=[1.0], score=[0.5, None, None, 0.25])
+    found = {each.step: dict(each.seal.metrics) for each in list_versions(tmp_path / "versions") if each.seal}
+    assert {step: metrics.get("val/score") for step, metrics in found.items()} == {1: 0.5, 2: None, 3: None, 4: 0.25}
+    assert all(metrics["val/loss"] == 1.0 for metrics in found.values())
+
+
+def test_what_a_model_checkpoint_monitors_is_never_that_of_an_earlier_validation(tmp_path: Path) -> None:
+    seen: list[float] = []
+
+    class Looking(Callback):
+        def on_train_epoch_end(self, trainer: Trainer, *_: Any) -> None:
+            seen.append(float(trainer.callback_metrics["val/musical_cost"]))
+
+    stopping = MusicalEarlyStopping(["val/loss", Watch("val/score", "max")], patience=9, guards=[VETO])
+    script: dict[str, Any] = {"loss": [1.0], "score": [0.5, None, None, 0.25], "repetition": [0.0, 0.0, 0.75, 0.0]}
+    fit(tmp_path, stopping, Looking(), epochs=4, **script)
+    assert [repr(value) for value in seen] == ["0.5", "nan", "inf", "0.75"]
+
+
 def test_it_changes_nothing_that_is_logged(tmp_path: Path) -> None:
     class Counting(Scripted):
         def training_step(self, batch: Any, batch_idx: int) -> Any:
