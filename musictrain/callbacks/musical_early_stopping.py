@@ -5,9 +5,10 @@
 After each validation it looks at the values that were logged: metrics that should get better, each with a direction or a reference band,
 and guards, which stop or veto at once. The rules are plain Python in ``musictrain.stopping``.
 
-When: in any Trainer, instead of Lightning's EarlyStopping, which does the same for one metric. Cost: nothing; of several processes the
-first one's values count for all. Source: Yin et al. 2022, and the faults of EarlyStopping: it overwrites the configured patience at a
-resume, and once it has said stop inside ``min_steps`` nothing takes it back.
+When: in any Trainer, instead of Lightning's EarlyStopping, which does the same for one metric; its ``stopping_threshold`` is the ``goal`` of
+a watch here, its ``divergence_threshold`` a guard. Cost: nothing; of several processes the first one's values count for all. Source: Yin
+et al. 2022, and the faults of EarlyStopping: it overwrites the configured patience at a resume, and once it has said stop inside
+``min_steps`` nothing takes it back.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ class MusicalEarlyStopping(Callback):
 
     Args:
         watch: the metrics, by name (lower is better) or as ``musictrain.stopping.Watch``, or its settings, with direction or band,
-            min_delta, patience, warm-up and weight. None is val/loss where it is logged.
+            min_delta, patience, warm-up, goal and weight. None is val/loss where it is logged.
         combine: ``all`` of them must have waited long enough, ``any`` of them, their ``weighted`` sum, or their ``pareto`` front.
         patience: validations in a row without an improvement; of watches that have none of their own, and of what is combined.
         min_delta: of the weighted sum.

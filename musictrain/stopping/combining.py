@@ -2,7 +2,8 @@
 
 Conventions:
 
-- ``all``: stop when each has waited long enough, or lies in its band. One that gets better, or was not heard yet, holds the run.
+- ``all``: stop when each has waited long enough, lies in its band, or has reached its goal. One that gets better, or was not heard yet,
+  holds the run.
 - ``any``: stop when one of them has.
 - ``weighted``: their costs, times their weights, are added up, and the sum is watched as one metric.
 - ``pareto``: stop when for long enough no validation was better than *all* earlier ones in at least one metric.
@@ -50,30 +51,37 @@ class Each:
         self._watches, self._needed = watches, needed
         self._waits = [Wait(watch.patience or 1, watch.min_delta, watch.relative) for watch in watches]
         self._last = [0.0] * len(watches)
+        self._reached = [False] * len(watches)
 
     def take(self, step: int, values: Mapping[str, float]) -> None:
         for place, (watch, wait) in enumerate(zip(self._watches, self._waits, strict=True)):
             if watch.metric in values and step >= (watch.warm_up or 0):
                 self._last[place] = value = values[watch.metric]
+                self._reached[place] = watch.is_reached(value)
                 wait.take(watch.cost(value), step, content=watch.is_content(value))
 
     def enough(self) -> str:
-        over = [wait.is_over for wait in self._waits]
-        held = [not (wait.is_over or wait.content) for wait in self._waits]
+        over = [wait.is_over or reached for wait, reached in zip(self._waits, self._reached, strict=True)]
+        held = [not (is_over or wait.content) for is_over, wait in zip(over, self._waits, strict=True)]
         if not any(over) or (self._needed == "all" and any(held)):
             return ""
-        triples = zip(self._watches, self._waits, self._last, strict=True)
-        return "; ".join(watch.in_words(wait.best, wait.best_step, wait.waited, value) for watch, wait, value in triples if wait.is_over)
+        return "; ".join(self._in_words(place) for place, is_over in enumerate(over) if is_over)
+
+    def _in_words(self, place: int) -> str:
+        watch, wait, value = self._watches[place], self._waits[place], self._last[place]
+        if self._reached[place] and watch.goal is not None:
+            return f"{watch.metric} is {short(value)}, better than its goal {short(watch.goal)}"
+        return watch.in_words(wait.best, wait.best_step, wait.waited, value)
 
     def state_dict(self) -> dict[str, Any]:
-        triples = zip(self._watches, self._waits, self._last, strict=True)
-        return {watch.direction: {**wait.state_dict(), "last": last} for watch, wait, last in triples}
+        every = zip(self._watches, self._waits, self._last, self._reached, strict=True)
+        return {watch.direction: {**wait.state_dict(), "last": last, "reached": reached} for watch, wait, last, reached in every}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for place, (watch, wait) in enumerate(zip(self._watches, self._waits, strict=True)):
             if found := state.get(watch.direction):
                 wait.load_state_dict(found)
-                self._last[place] = float(found["last"])
+                self._last[place], self._reached[place] = float(found["last"]), bool(found.get("reached"))
 
 
 class Weighted:

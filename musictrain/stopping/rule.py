@@ -207,6 +207,8 @@ def _check(
     own = [each.metric for each in watches if each.patience is not None] if combine in ("weighted", "pareto") else []
     if own:
         raise ValueError(f"{who} combines as {combine!r}, which has one patience: set `patience` itself, not that of {', '.join(own)}.")
+    if aims := [each.metric for each in watches if each.goal is not None and combine in ("weighted", "pareto")]:
+        raise ValueError(f"{who} combines as {combine!r}, which has no goal: leave out that of {', '.join(aims)}, or combine all or any.")
     if combine == "weighted" and any(each.min_delta for each in watches):
         raise ValueError(f"{who} combines as 'weighted': set `min_delta` of the sum, not of a metric.")
     if combine != "weighted" and (min_delta or relative):

@@ -32,6 +32,7 @@ class Watch:
         patience: validations in a row without an improvement; None for the rule's.
         warm_up: values up to so many optimizer steps are passed over; None for the rule's.
         weight: of its cost in a ``weighted`` sum.
+        goal: a value better than this is good enough: it is not waited for any longer. None for none.
         check_finite: a value that is not finite ends the run at once; otherwise it is no improvement.
 
     Raises:
@@ -47,6 +48,7 @@ class Watch:
     warm_up: int | None = None
     weight: float = 1.0
     check_finite: bool = True
+    goal: float | None = None
 
     def __post_init__(self) -> None:
         named = f"The watch of {self.metric!r}"
@@ -61,6 +63,8 @@ class Watch:
         check_steps(named, "warm_up", self.warm_up)
         if not (is_number(self.weight) and self.weight > 0):
             raise ValueError(f"{named} got weight={self.weight!r}; it needs a positive number.")
+        if self.goal is not None and not (is_number(self.goal) and self.band is None):
+            raise ValueError(f"{named} got goal={self.goal!r}; it needs a number, and no band, whose inside is the goal.")
 
     def _check_band(self, named: str) -> None:
         band = self.band
@@ -95,6 +99,10 @@ class Watch:
     def is_content(self, value: float) -> bool:
         """Whether it lies inside its band."""
         return self.band is not None and self.cost(value) == 0.0
+
+    def is_reached(self, value: float) -> bool:
+        """Whether it is better than its goal."""
+        return self.goal is not None and self.cost(value) < self.cost(self.goal)
 
     def in_words(self, best: float, best_step: int | None, waited: int, value: float) -> str:
         """That its cost has not fallen below ``best``, with numbers."""

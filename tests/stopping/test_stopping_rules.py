@@ -343,6 +343,8 @@ def test_a_guard_that_is_new_begins_anew() -> None:
         ({"min_delta": "much"}, "min_delta='much'"),
         ({"band": ("low", "high")}, "the lower one first"),
         ({"band": "corpse"}, "or 'corpus'"),
+        ({"goal": NAN}, "goal=nan; it needs a number"),
+        ({"goal": 0.5, "band": (0.0, 1.0)}, "whose inside is the goal"),
     ],
 )
 def test_a_watch_that_cannot_work_is_refused(settings: dict[str, Any], message: str) -> None:
@@ -381,6 +383,7 @@ def test_a_guard_that_cannot_work_is_refused(settings: dict[str, Any], message: 
         ([Watch("loss", patience=2)], {"combine": "weighted"}, "set `patience` itself, not that of loss"),
         ([Watch("loss", min_delta=0.5)], {"combine": "weighted"}, "`min_delta` of the sum"),
         ([LOSS], {"min_delta": 0.5}, "of a metric in `watch`"),
+        ([Watch("loss", goal=0.5)], {"combine": "pareto"}, "no goal: leave out that of loss"),
     ],
 )
 def test_settings_that_mean_nothing_together_are_refused(watches: list[Watch], settings: dict[str, Any], message: str) -> None:
