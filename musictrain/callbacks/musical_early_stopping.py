@@ -5,7 +5,7 @@
 After each validation it looks at the values that were logged: metrics that should get better, each with a direction or a reference band,
 and guards, which stop or veto at once. The rules are plain Python in ``musictrain.stopping``.
 
-When: in any Trainer, instead of Lightning's EarlyStopping, which does the same for one metric; its ``stopping_threshold`` is the ``goal`` of
+When: in any Trainer, instead of Lightning's EarlyStopping, which is the same for one metric; its ``stopping_threshold`` is the ``goal`` of
 a watch here, its ``divergence_threshold`` a guard. Cost: nothing; of several processes the first one's values count for all. Source: Yin
 et al. 2022, and the faults of EarlyStopping: it overwrites the configured patience at a resume, and once it has said stop inside
 ``min_steps`` nothing takes it back.

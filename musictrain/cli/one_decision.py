@@ -67,12 +67,13 @@ def place_of_process() -> Place | None:
     return Place(slurm.global_rank(), slurm.world_size(), slurm.main_address, slurm.main_port, slurm.global_rank() == 0)
 
 
-def first_decides(topic: str, decide: Callable[[], Any]) -> Any:
+def first_decides(topic: str, decide: Callable[[], Any], *, is_last: bool = False) -> Any:
     """What ``decide`` gives in the first process of a run, in every one of them.
 
     Args:
         topic: what is decided on; the same in all processes.
         decide: gives back what JSON can hold.
+        is_last: whether the first process ends after it, and waits until all have heard it.
 
     Raises:
         UsageError, CommandError: what ``decide`` raises, in every process.
@@ -88,7 +89,7 @@ def first_decides(topic: str, decide: Callable[[], Any]) -> Any:
         return _unpacked(told.decode())
     text = _packed(decide)
     store.set(key, text)
-    if "error" in json.loads(text):
+    if is_last or "error" in json.loads(text):
         # The store ends with this process.
         _wait_until(lambda: store.add(f"{key}/heard", 0) >= place.processes - 1)
     return _unpacked(text)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ from musictrain.checkpoints.catalog import best_versions, list_versions
 from musictrain.cli.checkpoint_looking import footing
 from musictrain.cli.console import program, quiet_terminal, rank_of_process, report_failure
 from musictrain.cli.exits import FAILED, FINISHED, INTERRUPTED, STOPPED_BY_RULE, TERMINATED, CommandError, UsageError
+from musictrain.cli.one_decision import first_decides, place_of_process
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.parse_errors import innermost
 from musictrain.cli.recipes import recipes, with_recipes
@@ -22,6 +24,8 @@ from musictrain.runs.index import update_run
 from musictrain.runs.status import Status, read_status
 from musictrain.runs.summary import shown, summary
 from musictrain.runs.train_log import TrainLog
+
+log = logging.getLogger(__name__)
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -81,10 +85,15 @@ def train(command: str, words: list[str], folder: Path | None = None, callbacks:
         finally:
             if command == "fit" and rank_of_process() == 0 and train_log.path is not None:
                 tell_index(RunFolder(train_log.path.parent))
-    if command == "fit" and cli.trainer.is_global_zero and cli.run_logger is not None and cli.run_logger.started:
-        print_summary(cli, runs_dir)
-        return status_of_fit(cli.trainer, read_status(RunFolder(Path(cli.run_logger.save_dir)).status))
-    return FINISHED
+    return in_all_processes(cli.trainer, lambda: tell_end(cli, runs_dir)) if command == "fit" else FINISHED
+
+
+def tell_end(cli: Any, runs_dir: Path) -> int:
+    """Print what the run has come to, in its first process; gives back the exit status."""
+    if cli.run_logger is None or not cli.run_logger.started:
+        return FINISHED
+    print_summary(cli, runs_dir)
+    return status_of_fit(cli.trainer, read_status(RunFolder(Path(cli.run_logger.save_dir)).status))
 
 
 def tell_index(run: RunFolder) -> None:
@@ -122,7 +131,7 @@ def print_summary(cli: Any, runs_dir: Path) -> None:
     run = RunFolder(Path(cli.run_logger.save_dir))
     print(f"\n{how_it_finished(cli.trainer.global_step, read_status(run.status))}")
     print(summary(run, command=program(), runs_dir=elsewhere, facts=[*kept_versions(run), *speed_of(cli.trainer)]), flush=True)
-    logging.getLogger(__name__).info("Finished.")
+    log.info("Finished.")
 
 
 def how_it_finished(step: int, status: Status | None) -> str:
@@ -136,10 +145,36 @@ def how_it_finished(step: int, status: Status | None) -> str:
 def status_of_fit(trainer: Any, status: Status | None) -> int:
     """The exit status of a fit that no error has ended: 3 if it was stopped for its health, as a callback says by ``stopped_by_guard``.
 
-    The first process alone says so: who launched the others would take it for their failure. Out of patience is an end like any other.
+    Out of patience is an end like any other. torchrun starts again whatever ends with another status than 0, as often as it was told to by
+    ``--max_restarts``: what was stopped for its health would begin anew, so that it ends with 0 there.
     """
-    by_guard = any(getattr(callback, "stopped_by_guard", False) for callback in trainer.callbacks)
-    return STOPPED_BY_RULE if by_guard and status is not None and status.state == "stopped" else FINISHED
+    if not by_guard(trainer) or status is None or status.state != "stopped":
+        return FINISHED
+    if restarts := int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        log.info("Exit status %d instead of %d: torchrun has --max_restarts %d, and would begin anew.", FINISHED, STOPPED_BY_RULE, restarts)
+        return FINISHED
+    return STOPPED_BY_RULE
+
+
+def by_guard(trainer: Any) -> bool:
+    """Whether a callback has stopped the fit for its health; all processes know."""
+    return any(getattr(callback, "stopped_by_guard", False) for callback in trainer.callbacks)
+
+
+def in_all_processes(trainer: Any, tell: Callable[[], int]) -> int:
+    """The exit status that the first process gives, in all that torchrun or SLURM has started, once it has told what there is to tell.
+
+    Those that Lightning has started end with 0: the first one's is the program's, and Lightning kills the others if one of them fails.
+    """
+    is_first = trainer.is_global_zero
+    status = tell() if is_first else FINISHED
+    if not by_guard(trainer) or place_of_process() is None:
+        return status
+    try:
+        return int(first_decides("how it ended", lambda: status, is_last=True))
+    except RuntimeError as error:  # the first one is gone, or nobody has heard it
+        log.debug("The processes did not agree on how it ended: %s", error)
+        return status
 
 
 def speed_of(trainer: Any) -> list[tuple[str, str]]:
