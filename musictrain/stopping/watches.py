@@ -183,14 +183,20 @@ def made_of(kind: type[Made], settings: Mapping[str, Any]) -> Made:
     Raises:
         ValueError: for a setting that it does not have, or without a metric.
     """
-    known, called = [each.name for each in fields(kind)], kind.__name__.lower()  # type: ignore[arg-type]
+    kinds = {each.name: each.type for each in fields(kind)}  # type: ignore[arg-type]
+    known, called = list(kinds), kind.__name__.lower()
     if "metric" not in settings:
         raise ValueError(f"A {called} needs a metric, the name of a logged value; got {dict(settings)}.")
     for name in settings:
         if name not in known:
             hint = did_you_mean(str(name), known)
             raise ValueError(f"The {called} of {settings['metric']!r} has no {name!r}, only {', '.join(known)}. {hint}".rstrip())
-    return kind(**settings)
+    return kind(**{name: _as_typed(value) if kinds[name] == "str" else value for name, value in settings.items()})
+
+
+def _as_typed(value: Any) -> Any:
+    """A text as it stands in a configuration: where any value may stand, "loops: listen" is read as a mapping."""
+    return ", ".join(f"{key}: {_as_typed(each)}" for key, each in value.items()) if isinstance(value, Mapping) else value
 
 
 def check_patience(who: str, patience: int | None) -> None:

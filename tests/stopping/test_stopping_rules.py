@@ -402,5 +402,6 @@ def test_settings_by_name_are_checked_like_arguments() -> None:
     assert made_of(Guard, {"metric": "val/x", "above": 1.0}) == Guard("val/x", above=1.0)
     with pytest.raises(ValueError, match=r"The watch of 'val/x' has no 'moode', only metric, mode, .* Did you mean 'mode'\?"):
         made_of(Watch, {"metric": "val/x", "moode": "max"})
+    assert made_of(Guard, {"metric": "val/x", "above": 1.0, "advice": {"It loops": "listen."}}).advice == "It loops: listen."
     with pytest.raises(ValueError, match="A guard needs a metric"):
         made_of(Guard, {"above": 1.0})
