@@ -12,15 +12,15 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from musictrain.metrics.chorale_rules import BACH, check_rule, chorale_counts
+from musictrain.metrics.metric_states import RateOfCounts
 from musictrain.metrics.over_pieces import notes_of
 from musictrain.metrics.reference_distance import distance_to_band
 from musictrain.notes import Notes
 
 
-class ChoraleRate(Metric):
+class ChoraleRate(RateOfCounts):
     """How often a rule is broken, per 100 changes of sonority or per 100 sonorities: see ``chorale_rates``. Neither high nor low is better.
 
     Args:
@@ -31,30 +31,19 @@ class ChoraleRate(Metric):
         ValueError: for an unknown rule.
     """
 
-    is_differentiable: bool = False
-    higher_is_better: bool | None = None
-    full_state_update: bool = False
-    plot_lower_bound: float = 0.0
-    faults: Tensor
-    chances: Tensor
-
     def __init__(self, rule: str, **torchmetrics_options: Any) -> None:
         super().__init__(**torchmetrics_options)
         check_rule(rule)
         self.rule = rule
-        for name in ("faults", "chances"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum", persistent=True)
 
     def update(self, pieces: Notes | Iterable[Notes]) -> None:
         """Count one piece or several."""
         for notes in notes_of(pieces):
-            counts = chorale_counts(notes)[self.rule]
-            self.faults = self.faults + counts.faults
-            self.chances = self.chances + counts.chances
+            self.add(chorale_counts(notes)[self.rule])
 
     def compute(self) -> Tensor:
         """The rate; nan without a chance to break the rule."""
-        return 100.0 * self.faults / self.chances
+        return 100.0 * super().compute()
 
 
 class ChoraleRuleDistance(ChoraleRate):

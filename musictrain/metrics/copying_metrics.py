@@ -11,18 +11,18 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from musictrain.metrics.copying import Match, copy_counts, longest_match
 from musictrain.metrics.copying_index import CopyIndex
+from musictrain.metrics.metric_states import OwnState, RateOfCounts
 from musictrain.metrics.over_pieces import notes_of
 from musictrain.notes import Notes
 
 MILLIONTHS = 1_000_000
 
 
-class CopyRate(Metric):
-    """Share of the windows of some pieces that occur in the training set: see ``copy_rate``.
+class CopyRate(RateOfCounts):
+    """Share of the windows of some pieces that occur in the training set, nan without a window: see ``copy_rate``.
 
     It declares that lower is better, which is so only down to the validation set's own rate; ``CopyExcess`` knows that one.
 
@@ -32,31 +32,18 @@ class CopyRate(Metric):
         torchmetrics_options: such as ``sync_on_compute``, see ``torchmetrics.Metric``.
     """
 
-    is_differentiable: bool = False
     higher_is_better: bool = False
-    full_state_update: bool = False
-    plot_lower_bound: float = 0.0
     plot_upper_bound: float = 1.0
-    copied: Tensor
-    windows: Tensor
 
     def __init__(self, index: CopyIndex, *, bars: int = 2, **torchmetrics_options: Any) -> None:
         super().__init__(**torchmetrics_options)
         copy_counts(Notes.empty(), index, bars=bars)  # what cannot work is refused here
         self.index, self.bars = index, bars
-        for name in ("copied", "windows"):
-            self.add_state(name, torch.tensor(0), dist_reduce_fx="sum", persistent=True)
 
     def update(self, pieces: Notes | Iterable[Notes], from_beat: float = 0.0) -> None:
         """Count one piece or several; what lies before ``from_beat`` is a prompt and does not count."""
         for notes in notes_of(pieces):
-            counts = copy_counts(notes, self.index, bars=self.bars, from_beat=from_beat)
-            self.copied = self.copied + counts.copied
-            self.windows = self.windows + counts.windows
-
-    def compute(self) -> Tensor:
-        """The share; nan without a window."""
-        return self.copied / self.windows
+            self.add(copy_counts(notes, self.index, bars=self.bars, from_beat=from_beat))
 
 
 class CopyExcess(CopyRate):
@@ -83,7 +70,7 @@ class CopyExcess(CopyRate):
         return (super().compute() - self.reference).clamp(min=0.0)
 
 
-class LongestMatch(Metric):
+class LongestMatch(OwnState):
     """Length in bars of the longest passage of some pieces that stands in the training set: see ``longest_match``. 0 and more.
 
     ``match()`` says which passage of which training piece.
@@ -93,9 +80,7 @@ class LongestMatch(Metric):
         torchmetrics_options: see ``torchmetrics.Metric``.
     """
 
-    is_differentiable: bool = False
     higher_is_better: bool = False
-    full_state_update: bool = False
     plot_lower_bound: float = 0.0
     longest: Tensor
     num_pieces: Tensor

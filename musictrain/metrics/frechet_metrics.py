@@ -12,15 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from musictrain.metrics.frechet import FEWEST_PIECES, FeatureScale, Gaussian, gaussian_distance, gaussian_of, shrunk_covariance
 from musictrain.metrics.frechet_features import FEATURES, feature_matrix
+from musictrain.metrics.metric_states import OwnState
 from musictrain.metrics.over_pieces import notes_of
 from musictrain.notes import Notes
 
 
-class FrechetDistance(Metric):
+class FrechetDistance(OwnState):
     """Squared Frechet distance between the features of some pieces and those of a corpus, in the corpus' deviations. 0 and more.
 
     Lower is closer, but a set of the corpus' own music does not come to 0 either: see ``frechet`` for what few pieces look like. 30 to 50
@@ -34,9 +34,7 @@ class FrechetDistance(Metric):
         ValueError: for fewer than two reference pieces with pitched notes.
     """
 
-    is_differentiable: bool = False
     higher_is_better: bool = False
-    full_state_update: bool = False
     plot_lower_bound: float = 0.0
     num_pieces: Tensor
     total: Tensor

@@ -13,9 +13,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torchmetrics import Metric
 
-from musictrain.metrics.over_pieces import sum_and_remainder
+from musictrain.metrics.metric_states import OwnState, sum_and_remainder
 
 
 def bits_per_note(nats: ArrayLike, num_notes: ArrayLike) -> float:
@@ -32,11 +31,9 @@ def bits_per_note(nats: ArrayLike, num_notes: ArrayLike) -> float:
     return float(np.sum(nats)) / math.log(2.0) / notes if notes else math.nan
 
 
-class BitsPerNote(Metric):
+class BitsPerNote(OwnState):
     """:func:`bits_per_note` over all batches and ranks."""
 
-    is_differentiable = False
-    full_state_update = False
     higher_is_better = False
     plot_lower_bound = 0.0
     nats: Tensor

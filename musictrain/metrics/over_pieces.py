@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torchmetrics import Metric
 
+from musictrain.metrics.metric_states import OwnState, sum_and_remainder
 from musictrain.notes import Notes
 
 
@@ -38,16 +38,13 @@ def _notes_of_one(piece: Any) -> Notes:
     return notes
 
 
-class MeanOfValues(Metric):
+class MeanOfValues(OwnState):
     """Sums and counts from which a mean over pieces is made, right over batches and ranks and through a checkpoint.
 
     As with every torchmetrics metric, a rank takes up the state it loads as its own share: load a state on one rank, or before the first
     update of an epoch that is then reset.
     """
 
-    is_differentiable = False
-    full_state_update = False
-    higher_is_better: bool | None = None
     shape: ClassVar[tuple[int, ...]] = ()
     total: Tensor
     remainder: Tensor
@@ -100,13 +97,3 @@ METRIC_OPTIONS = {
     *("compute_on_cpu", "dist_sync_on_step", "process_group", "dist_sync_fn", "distributed_available_fn"),
     *("sync_on_compute", "compute_with_cache"),
 }
-
-
-def sum_and_remainder(left: Tensor, right: Tensor) -> tuple[Tensor, Tensor]:
-    """The rounded sum of two tensors and exactly what rounding took from it.
-
-    Source: TwoSum of Knuth, The Art of Computer Programming 2, 4.2.2.
-    """
-    total = left + right
-    of_right = total - left
-    return total, (left - (total - of_right)) + (right - of_right)

@@ -20,10 +20,10 @@ import numpy as np
 import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
-from torchmetrics import Metric
 from torchmetrics.utilities.data import dim_zero_cat
 
 from musictrain.metrics.barred_notes import Floats
+from musictrain.metrics.metric_states import OwnState
 
 GRID_POINTS = 513
 TAILS = 4.0  # bandwidths beyond the outermost distance
@@ -147,7 +147,7 @@ def _divergence(first: Floats, second: Floats, step: float) -> float:
     return float(max(0.0, (np.exp(first) * (first - second)).sum() * step)) if len(first) > 1 else math.nan
 
 
-class _AgainstReference(Metric):
+class _AgainstReference(OwnState):
     """Collects one value (or vector) of each generated piece; what is made of them is the subclass's.
 
     Args:
@@ -158,8 +158,6 @@ class _AgainstReference(Metric):
         ValueError: if the reference has fewer than three pieces without nan: there are no distances to compare with.
     """
 
-    is_differentiable = False
-    full_state_update = False
     values: list[Tensor]
 
     def __init__(self, reference: ArrayLike, **torchmetrics_options: Any) -> None:

@@ -117,7 +117,7 @@ def test_misuse_is_named():
 def values_on_rank(rank: int) -> list[object]:
     index: CopyIndex = INDEX
     rate, longest = (updated(metric, SAMPLES[rank::2]) for metric in (CopyRate(index, bars=1), LongestMatch(index)))
-    return [float(rate.compute()), float(longest.compute()), asdict(longest.match()), int(rate.windows)]
+    return [float(rate.compute()), float(longest.compute()), asdict(longest.match()), int(rate.chances)]
 
 
 @pytest.mark.slow
