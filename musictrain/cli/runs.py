@@ -41,7 +41,7 @@ RUN = "a folder, a name, a unique part of one, 'latest' or 'best'"
 WHERE = """\
 Conditions: --where 'val/loss<0.5' --where 'model=Decoder' --where 'created>2025-01-31'; signs: < <= > >= = != ~ (contains).
 Values go by the name of a fact (state, step, created, best, model, corpus, ...), of a metric (val/loss is the last value;
-val/loss.min and val/loss.max the lowest and highest), or of a setting (its dotted key, or the end of one: lr).
+val/loss.min and val/loss.max the lowest and highest, vetoed steps left out), or of a setting (its dotted key, or the end of one: lr).
 """
 
 

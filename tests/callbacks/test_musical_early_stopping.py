@@ -262,6 +262,16 @@ def test_lightnings_own_checkpoint_passes_over_it_too(tmp_path: Path) -> None:
     assert Path(saving.best_model_path).name == "step=4.ckpt"
 
 
+def test_the_weighted_cost_decides_which_version_is_best(tmp_path: Path) -> None:
+    stopping = MusicalEarlyStopping(["val/loss", Watch("val/groove", "max", weight=2.0)], combine="weighted", patience=9, guards=[VETO])
+    saving = VersionedCheckpoint(tmp_path / "versions", monitor="val/musical_cost", newest=1, at_start=False)
+    script: dict[str, Any] = {"loss": [3.0, 2.0, 1.0, 2.5], "groove": [0.5, 0.875, 0.875, 0.5], "repetition": [0.0, 0.0, 0.75, 0.0]}
+    fit(tmp_path, saving, stopping, epochs=4, **script)
+    found = {each.step: each.metric("val/musical_cost") for each in list_versions(tmp_path / "versions")}
+    assert found == {2: 0.25, 4: 1.5}
+    assert "step000002" in saving.best_model_path
+
+
 # Over a resume.
 
 
