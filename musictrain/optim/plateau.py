@@ -30,14 +30,15 @@ class Plateau:
         factor: what the rate is multiplied by, in (0, 1).
         patience: validations in a row without an improvement that are borne; the next one reduces the rate.
         min_delta: an improvement is more than this; no less than 0.
-        relative: whether ``min_delta`` is a share of the best value, else it is in the value's own units.
+        relative: whether ``min_delta`` is a share of the best value's size, else it is in the value's own units.
         cooldown: validations after a reduction that do not count against the run.
         min_fraction: the schedule's factor is never multiplied by less than this, in [0, 1].
 
     Raises:
         ValueError: if an argument is out of its range.
 
-    Source: the rule of torch's ``ReduceLROnPlateau``; with the same settings it reduces after the same values.
+    Source: the rule of torch's ``ReduceLROnPlateau``; with the same settings it reduces after the same values. Differs from it below 0,
+    where torch takes a value for relatively better that is a little worse.
     """
 
     monitor: str = "val/loss"
@@ -69,7 +70,9 @@ class Plateau:
             return math.isfinite(value)
         sign = 1.0 if self.mode == "max" else -1.0
         if self.relative:
-            return sign * value > sign * best * (1.0 + sign * self.min_delta)
+            # Below 0 the same share points the other way: what is a little worse than -1 is no improvement on it.
+            share = self.min_delta if best >= 0.0 else -self.min_delta
+            return sign * value > sign * best * (1.0 + sign * share)
         return sign * value > sign * best + self.min_delta
 
 

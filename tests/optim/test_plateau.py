@@ -55,6 +55,25 @@ def test_it_reduces_after_the_same_values_as_torchs(rule, shown):
     assert factors(PlateauWatch(rule), shown) == expected
 
 
+@given(rule=rules, shown=values)
+def test_below_zero_too_only_what_is_better_is_an_improvement(rule, shown):
+    watch, better = PlateauWatch(rule), {"min": float.__lt__, "max": float.__gt__}[rule.mode]
+    for value in (-one for one in shown):
+        before = watch.best
+        watch.see(value)
+        assert before is None or watch.best == before or better(watch.best, before)
+
+
+def test_a_share_of_a_value_below_zero_is_one_of_its_size_where_torch_turns_it_round():
+    rule = Plateau(mode="min", min_delta=0.1)
+    assert [rule.improves(value, -1.0) for value in (-0.95, -1.05, -1.15)] == [False, False, True]
+    assert [Plateau(mode="max", min_delta=0.1).improves(value, -1.0) for value in (-1.05, -0.95, -0.85)] == [False, False, True]
+    torchs = ReduceLROnPlateau(torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))]), mode="min", threshold=0.1, patience=0)
+    torchs.step(-1.0)
+    torchs.step(-0.95)
+    assert torchs.best == -0.95
+
+
 @given(rule=rules, shown=values, data=st.data())
 def test_a_saved_and_loaded_watch_goes_on_as_if_nothing_had_been(rule, shown, data):
     stop = data.draw(st.integers(0, len(shown)))
