@@ -156,7 +156,16 @@ def _check(logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: floa
             f"Logits of shape {tuple(logits.shape)} do not fit targets of shape {tuple(targets.shape)}: "
             "expected logits (batch, time, vocab) and targets (batch, time)."
         )
+    check_loss_options(label_smoothing, z_loss)
+
+
+def check_loss_options(label_smoothing: float, z_loss: float) -> None:
+    """Refuse what cannot be added to a loss.
+
+    Raises:
+        ValueError: if the smoothing is no share, or the weight of the z-loss is negative.
+    """
     if not 0.0 <= label_smoothing <= 1.0:
         raise ValueError(f"label_smoothing is {label_smoothing}, expected a share in [0, 1].")
-    if z_loss < 0.0:
+    if not z_loss >= 0.0:
         raise ValueError(f"z_loss is {z_loss}, expected a weight of at least 0.")

@@ -30,7 +30,7 @@ from musictrain.contract import (
     tokens_of,
 )
 from musictrain.data.accumulation import steps_of_run
-from musictrain.losses import next_token_loss, token_nll
+from musictrain.losses import check_loss_options, next_token_loss, token_nll
 from musictrain.models.recomputing import recompute
 from musictrain.models.token_dropout import NoiseKind, check_blank, check_token_dropout, drop_tokens
 from musictrain.optim import (
@@ -118,6 +118,7 @@ class MusicModule(lightning.LightningModule):
     ) -> None:
         super().__init__()
         check_token_dropout(token_dropout, token_dropout_kind)
+        check_loss_options(label_smoothing, z_loss)
         if adaptive_clip is not None:
             check_ratio(adaptive_clip, "adaptive_clip")
         # Built from a configuration, the checkpoint keeps it whole, as plain values; objects given in Python are left out.
@@ -312,8 +313,7 @@ class MusicModule(lightning.LightningModule):
     def on_validation_epoch_start(self) -> None:
         self._likelihood = LikelihoodSums(self.device)
 
-    def on_test_epoch_start(self) -> None:
-        self._likelihood = LikelihoodSums(self.device)
+    on_test_epoch_start = on_validation_epoch_start
 
     def on_validation_epoch_end(self) -> None:
         self._log_likelihood("val")

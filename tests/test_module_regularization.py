@@ -126,7 +126,11 @@ def test_a_strategy_that_flattens_weights_is_refused_with_the_reason(tmp_path):
     check_weights_keep_their_rows(new_trainer(tmp_path).strategy)
 
 
-@pytest.mark.parametrize("options", [{"adaptive_clip": 0.0}, {"token_dropout": 1.0}, {"token_dropout_kind": "unigrams"}])
+@pytest.mark.parametrize(
+    "options",
+    [{"adaptive_clip": 0.0}, {"token_dropout": 1.0}, {"token_dropout_kind": "unigrams"}, {"label_smoothing": 1.5}, {"z_loss": -0.1}],
+    ids=str,
+)
 def test_what_cannot_be_is_refused_at_construction(options):
     with pytest.raises(ValueError, match=f"{next(iter(options))} is "):
         new_module(**options)
