@@ -25,7 +25,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_info
 
 from musictrain.checkpoints.logged_anew import LoggedAnew
+from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert
+from musictrain.runs.records import read_records
 from musictrain.stopping import GUARDS, Guard, StoppingRule, Verdict, Watch
 from musictrain.stopping.guards import guard_named
 from musictrain.stopping.watches import made_of
@@ -93,6 +95,7 @@ class MusicalEarlyStopping(Callback):
         )
         self._watched = [each.metric for each in watches if watch is not None]
         self._guarded = [name for each in guarding if guards is not None for name in each.names]
+        self._decided: dict[str, Any] = {}
         self._forget()
 
     def _forget(self) -> None:
@@ -106,6 +109,16 @@ class MusicalEarlyStopping(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """What stopped an earlier fit does not stop this one; what was counted stays."""
         self._forget()
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Stop at once where a run was killed between its last validation, which had ended it, and its end; one that has ended goes on."""
+        decided, self._decided = self._decided, {}
+        if not decided or decided["step"] != trainer.global_step or trainer.fast_dev_run:  # type: ignore[attr-defined]
+            return
+        folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
+        stands = decided["by_guard"] or self.rule.has_waited_long_enough(trainer.global_step)
+        if stands and trainer.strategy.broadcast(was_killed(RunFolder(Path(folder)), trainer.global_step)) and may_stop(trainer):
+            self._stop(trainer, Verdict(stop=True, by_guard=decided["by_guard"], reason=decided["reason"], advice=decided["advice"]))
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Once after each validation and each resume: what stands among the logged values now has been counted."""
@@ -161,12 +174,17 @@ class MusicalEarlyStopping(Callback):
         rank_zero_info(f"Stopping after {trainer.global_step:,} steps. {verdict.reason} {verdict.advice}".rstrip())
 
     def state_dict(self) -> dict[str, Any]:
-        """What was counted, as plain values. The settings are not among them: at a resume the configured ones hold."""
-        return self.rule.state_dict()
+        """What was counted, and a stop that was decided, as plain values. The settings are not among them: the configured ones hold."""
+        counted = self.rule.state_dict()
+        if not self.stop_reason:
+            return counted
+        told = {"reason": self.stop_reason, "advice": self.stop_advice, "by_guard": self.stopped_by_guard}
+        return {**counted, "decided": {"step": self.vetoed_step, **told}}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back."""
         self.rule.load_state_dict(state_dict)
+        self._decided = dict(state_dict.get("decided", {}))
 
 
 def settled(kind: type[Made], given: str | Mapping[str, Any] | Made, by_name: Callable[[str], Made]) -> Made:
@@ -183,6 +201,13 @@ def corpus_bands(path: Path) -> dict[str, tuple[float, float]]:
         return {name: (float(low), float(high)) for name, (low, high) in told.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
+
+
+def was_killed(run: RunFolder, step: int) -> bool:
+    """Whether a run was recorded and its events tell of no end at this step."""
+    events = read_records(run.events) if run.events.is_file() else []
+    ends = [event for event in events if event.get("event") in ("stopped", "finished") and event.get("step") == step]
+    return not ends and any(event.get("event") == "started" for event in events)
 
 
 def may_stop(trainer: Trainer) -> bool:

@@ -155,6 +155,10 @@ class StoppingRule:
             return replace(verdict, stop=True, reason=f"{words}.", advice=OUT_OF_PATIENCE)
         return verdict
 
+    def has_waited_long_enough(self, step: int) -> bool:
+        """Whether, as of the last validation, patience is at its end by the settings of now."""
+        return self._combination is not None and step >= self.min_steps and bool(self._combination.enough())
+
     def _look(self, guard: Guard, step: int, values: Mapping[str, float], notes: Mapping[str, str]) -> Crossing | None:
         words = guard.crossed(values) if step >= (guard.warm_up or 0) else None
         if words is None:  # nothing was heard: it is not known whether the row goes on
