@@ -61,7 +61,9 @@ def _best(runs: list[RunFolder], runs_dir: str | Path) -> RunFolder:
         lowest = {row["run"]: row["min"] for row in index.select("SELECT run, min FROM metrics WHERE key = ?", (BEST_METRIC,))}
     scored = [(best, position) for position, run in enumerate(runs) if (best := lowest.get(run.name)) is not None]
     if not scored:
-        raise RunNotFoundError(f"No best run: none of {len(runs)} has recorded {BEST_METRIC} yet. Name a run, or say 'latest'.")
+        raise RunNotFoundError(
+            f"No best run: none of {len(runs)} has recorded {BEST_METRIC}, vetoed steps left out. Name a run, or say 'latest'."
+        )
     return runs[min(scored)[1]]
 
 

@@ -14,7 +14,7 @@ from musictrain.callbacks import MusicalEarlyStopping, Notifications, RunRecorde
 from musictrain.checkpoints.catalog import list_versions
 from musictrain.cli.version_choice import version_of
 from musictrain.dashboard.page_data import PageData
-from musictrain.runs import RunFolder, read_records, read_rows
+from musictrain.runs import RunFolder, RunNotFoundError, find_run, read_records, read_rows
 from musictrain.runs.rows import vetoed_steps
 from musictrain.runs.status import read_status
 from musictrain.stopping import Guard
@@ -97,6 +97,18 @@ def test_every_command_agrees(run: RunFolder, tmp_path: Path, capsys: Any) -> No
     (best,) = [line for line in out.splitlines() if "best" in line.replace("never best", "")]
     assert "v000002_step000002" in best
     assert version_of(run, "best").name.startswith("v000002_step000002")  # what `sample` plays
+
+
+def test_where_all_is_vetoed_the_last_is_taken_and_it_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    script = [0.75, 0.875]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("tests.cli.test_vetoed_runs.REPETITION", script)
+        fit(tmp_path / "run", epochs=2)
+    assert version_of(RunFolder(tmp_path / "run"), "best").name.startswith("v000002_step000002")
+    assert "No version of run is to be called best" in caplog.text
+    assert "v000002_step000002 because val/bar_repetition is 0.875" in caplog.text
+    with pytest.raises(RunNotFoundError, match=r"none of 1 has recorded val/loss, vetoed steps left out"):
+        find_run("best", tmp_path)
 
 
 def test_its_metric_may_be_another_one(tmp_path: Path) -> None:
