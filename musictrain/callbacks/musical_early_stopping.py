@@ -62,8 +62,8 @@ class MusicalEarlyStopping(Callback):
         relative: ``min_delta`` is a share of the lowest sum.
         warm_up: values up to so many optimizer steps are passed over.
         min_steps: patience ends no run before so many optimizer steps; guards do.
-        guards: as ``musictrain.stopping.Guard``, or by name: ``collapse``, ``copying``, ``tokens``. None is these three, as far as their
-            values are logged; an empty list none.
+        guards: as ``musictrain.stopping.Guard``, or by name: ``collapse``, ``standstill``, ``copying``, ``tokens``. None is these four, as
+            far as their values are logged; an empty list none.
 
     Raises:
         ValueError: for settings that cannot work, and after the first validation for a named metric that nobody logs.
