@@ -14,6 +14,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
+from musictrain.dashboard.score_words import CORPUS_BAND, SCORES
+
 # What everybody looks at first: never left out, and drawn in full detail as long as anything is.
 MAIN = ("train/loss", "val/loss", "train/lr", "train/gradient_norm", "train/tokens", "speed/tokens_per_second")
 SPLITS = ("train", "val", "valid", "validation", "test")
@@ -43,9 +45,10 @@ TITLES = {
     "train/tokens_per_second": ("Tokens per second, training steps alone", ""),
 }
 # The order within a section; what is not named here follows by its name.
-FIRST = (
+FIRST: tuple[str, ...] = (
     *("loss", "learning rate", "gradient norm", "nats_per_note", "bits_per_beat"),
     *("where the time goes", "speed/tokens_per_second", "speed/mfu", "speed/data_wait", "speed/memory_peak_mib"),
+    *SCORES,
 )
 
 
@@ -53,7 +56,8 @@ FIRST = (
 class Chart:
     """One chart: the curves in it by key, each with the word it has in the legend.
 
-    ``kind`` is ``lines`` or ``stack``; ``unit`` is a word for the values, ``share`` for a part of one.
+    ``kind`` is ``lines`` or ``stack``; ``unit`` is a word for the values, ``share`` for a part of one; ``about`` is a sentence on what they
+    mean, empty where the title says it; ``band`` says what the corpus' band is, if there is one.
     """
 
     name: str
@@ -61,12 +65,16 @@ class Chart:
     title: str
     unit: str = ""
     kind: str = "lines"
+    about: str = ""
+    band: str = CORPUS_BAND
     curves: list[tuple[str, str]] = field(default_factory=list)
 
     def as_data(self) -> dict[str, Any]:
         """For the page."""
         told: dict[str, Any] = {"name": self.name, "section": self.section, "title": self.title, "unit": self.unit, "kind": self.kind}
-        return {**told, "curves": [list(curve) for curve in self.curves]}
+        # There may be thousands of charts, and the page has a megabyte.
+        words = {"about": self.about, "band": "" if self.band == CORPUS_BAND else self.band}
+        return {**told, **{name: text for name, text in words.items() if text}, "curves": [list(curve) for curve in self.curves]}
 
 
 def charts_of(keys: Iterable[str]) -> list[Chart]:
@@ -102,10 +110,12 @@ def _by_split(key: str) -> tuple[Chart, str]:
     split, name = (match[1], match[2]) if match else ("", key)
     split = "val" if split in ("valid", "validation") else split
     musical = split in ("val", "test") and not LIKELIHOOD.search(name)
+    label = {"train": "train", "val": "validation", "test": "test"}.get(split, _words(name).lower())
+    if musical and name in SCORES:
+        title, unit, about, band = SCORES[name]
+        return Chart(name, "music", title, unit, about=about, band=band), label
     title, unit = TITLES.get(name, (_words(name), ""))
-    return Chart(name, "music" if musical else "learning", title, unit), {"train": "train", "val": "validation", "test": "test"}.get(
-        split, _words(name).lower()
-    )
+    return Chart(name, "music" if musical else "learning", title, unit), label
 
 
 def is_musical(key: str) -> bool:

@@ -172,7 +172,7 @@ class PageData:
         charts = charts_of(self._curves.curves)
         keys = [key for chart in charts for key, _ in chart.curves if key != TOKENS]
         axes = {"seconds": columns(self._curves.seconds.points(), 12), "tokens": columns(self._curves.tokens.points(), 12)}
-        room -= size_of(axes) + 4_000
+        room -= size_of(axes) + 12_000  # and the sentences on scores
         every = [(key, self._curves.curves[key].points(), self._curves.curves[key].num_rows) for key in keys]
         kept, words = fit_curves(every, room, rank_of)
         left_out += words

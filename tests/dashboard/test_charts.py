@@ -7,6 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from musictrain.dashboard.charts import charts_of, is_musical
+from musictrain.dashboard.score_words import SCORES
+from musictrain.metrics import MEASURES
+from musictrain.metrics.chorale_rules import RULES
+from musictrain.sampling.scores import COPYING
 
 
 def places(*keys: str) -> list[tuple[str, str, list[str]]]:
@@ -48,3 +52,20 @@ def test_every_curve_is_drawn_once(keys: list[str]) -> None:
     assert sorted(key for chart in charts for key, _ in chart.curves) == sorted(keys)
     assert {chart.section for chart in charts} <= {"learning", "music", "machine"}
     assert len({(chart.section, chart.name) for chart in charts}) == len(charts)
+
+
+def test_scores_have_words_and_those_that_show_collapse_and_copying_come_first() -> None:
+    charts = charts_of(["val/pitch_range", "val/bar_repetition", "val/zeta", "val/copy_excess", "val/in_band"])
+    assert [chart.name for chart in charts] == ["in_band", "copy_excess", "bar_repetition", "pitch_range", "zeta"]
+    assert [chart.title for chart in charts][2:] == ["Bars repeated", "Pitch range", "Zeta"]
+    assert charts[0].as_data()["about"].endswith("Higher is better.")
+    assert not {"about", "band"} & charts[-1].as_data().keys()
+
+
+def test_every_score_that_samples_get_is_explained_in_the_words_of_its_measure() -> None:
+    names = {*MEASURES, *RULES, *COPYING, "in_band", "frechet_excess", "chorale_rule_distance", "token_validity"}
+    assert set(SCORES) == names
+    assert {name: score.about for name, score in SCORES.items() if name in MEASURES} == {
+        name: measure.sentence for name, measure in MEASURES.items()
+    }
+    assert len({score.title for score in SCORES.values()}) == len(SCORES)

@@ -383,3 +383,30 @@ CONTRAST = """(() => {
   }
   return worst;
 })()"""
+
+
+def test_music_is_explained_and_what_was_vetoed_is_said_with_its_reason(open_page: OpenPage, tmp_path: Path) -> None:
+    about = {"time": 1.0, "epoch": 0, "attempt": 1}
+    values = [
+        {**about, "step": step, "val/loss": 1 / step, "val/bar_repetition": step / 40, "val/copy_excess": 0.0} for step in (10, 20, 30)
+    ]
+    vetoes = [{**about, "step": 20, "vetoed": "it <b>copies</b>"}, {**about, "step": 30, "vetoed": "val/bar_repetition is 0.75, above 0.7"}]
+    run = make_run(tmp_path / "run", rows=[*values, *vetoes], state="stopped", reason="It loops.", advice="Listen.")
+    (run.path / "corpus_bands.json").write_text(json.dumps({"val/bar_repetition": [0.0, 0.25]}), encoding="utf-8")
+    write_page(run)
+    write_data(run, PageData(run).read())
+    page = open_page(run.dashboard)
+    page.wait_for_selector("#vetoed li")
+    assert page.inner_text("#vetoed div").startswith("2 steps are never called best")
+    assert page.locator("#vetoed li").all_inner_texts() == ["step 30 val/bar_repetition is 0.75, above 0.7", "step 20 it <b>copies</b>"]
+    assert "It loops." in page.inner_text("#ending")
+    assert "Listen." in page.inner_text("#ending")
+    assert "0.1" in page.inner_text("#facts")  # the best is that of step 10
+    titles = page.locator("#charts-music h3").all_inner_texts()
+    assert titles == ["Copied beyond what is usual", "Bars repeated"]
+    repeated = page.locator("#charts-music article").nth(1)
+    assert repeated.locator(".about").inner_text().endswith("near 1 is a loop.")
+    assert "corpus 10–90 %: 0 to 0.25" in repeated.inner_text()
+    assert page.locator("#charts-learning .about").first.is_hidden()
+    page.click("#vetoed button >> nth=1")
+    assert page.evaluate("musictrain.plot.view.marked") == 20

@@ -1,8 +1,9 @@
-// What needs attention: how the run ended if it ended badly, and its alerts, newest first. A click leads to an alert's step.
+// What needs attention: how the run ended if it ended badly, its alerts and its vetoed steps, newest first. A click leads to the step.
 "use strict";
 
 (function (M) {
   const FIRST_ALERTS = 5;
+  const MOST_VETOED = 4;
   const ENDINGS = {
     failed: "The run failed.",
     interrupted: "The run was interrupted.",
@@ -12,6 +13,7 @@
   let most = FIRST_ALERTS;
   let endingText = "";
   let alertsText = "";
+  let vetoedText = "";
 
   // A command at the end of an advice stands out, to be copied.
   function withCommand(text) {
@@ -57,9 +59,9 @@
     return M.element("li", {}, M.element("button", how, children));
   }
 
-  M.jump = function (step) {
+  M.jump = function (step, section = "learning") {
     M.plot.jump(step);
-    M.byId("learning").scrollIntoView({ behavior: M.calm() ? "auto" : "smooth", block: "start" });
+    M.byId(section).scrollIntoView({ behavior: M.calm() ? "auto" : "smooth", block: "start" });
   };
 
   M.showAttention = function (data) {
@@ -77,6 +79,25 @@
     badge.hidden = !data.num_alerts;
     badge.dataset.tone = alerts.some((alert) => alert.level !== "WARNING") ? "bad" : "warn";
     M.setText(badge, M.count(data.num_alerts));
+  };
+
+  // Above the music: which steps are never called best, and why, newest first.
+  M.showVetoed = function (data) {
+    const vetoed = data.vetoed || [];
+    const text = JSON.stringify(vetoed);
+    if (text === vetoedText) return;
+    vetoedText = text;
+    const host = M.byId("vetoed");
+    host.hidden = !vetoed.length;
+    const newest = vetoed.slice(-MOST_VETOED).reverse();
+    const count = vetoed.length === 1 ? "One step is" : `${M.count(vetoed.length)} steps are`;
+    const more = vetoed.length > newest.length ? `; the last ${M.count(newest.length)}:` : ":";
+    const items = newest.map(([step, why]) => {
+      const how = { type: "button", title: "Show this step in every chart", onclick: () => M.jump(step, "music") };
+      return M.element("li", {}, M.element("button", how, M.element("b", { text: `step ${M.count(step)}` }), ` ${why}`));
+    });
+    const words = M.element("div", { text: `${count} never called best, whatever the loss, because of the music${more}` });
+    host.replaceChildren(words, M.element("ul", {}, items));
   };
 
   function showMore(data, alerts) {

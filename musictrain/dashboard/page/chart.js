@@ -33,7 +33,8 @@
       this.legend = M.element("ul", { class: "legend" });
       const spoken = { role: "group", "aria-roledescription": "chart", "aria-keyshortcuts": KEYS };
       this.plot = M.element("div", { class: "plot", tabindex: "0", "data-draws": "0", ...spoken });
-      this.node = M.element("article", { class: "chart card" }, M.element("header", {}, this.title, this.legend), this.plot);
+      this.about = M.element("p", { class: "about" });
+      this.node = M.element("article", { class: "chart card" }, M.element("header", {}, this.title, this.legend), this.about, this.plot);
       this.plot.addEventListener("keydown", (event) => this.steer(event));
       this.take(spec);
     }
@@ -45,6 +46,8 @@
       this.node.classList.toggle("tall", isLoss);
       this.node.classList.toggle("broad", isLoss || this.isStack());
       M.setText(this.title, spec.title);
+      M.setText(this.about, spec.about || "");
+      this.about.hidden = !spec.about;
       this.nameColours();
       this.tell();
     }
@@ -113,7 +116,7 @@
     bandItems() {
       const band = this.band();
       if (!band) return [];
-      const words = `corpus 10–90 %: ${M.number(band[1], 3)} to ${M.number(band[2], 3)}`;
+      const words = `${this.spec.band || "corpus 10–90 %"}: ${M.number(band[1], 3)} to ${M.number(band[2], 3)}`;
       const item = M.element("li", { class: "block band" }, M.element("i"), words);
       item.style.setProperty("--swatch", M.colour("band"));
       const value = last(curves.get(band[0]).values);
@@ -184,6 +187,7 @@
         if (values.length) seen.push(values[beyond], values[values.length - 1 - beyond]);
       }
       if (!seen.length) return null;
+      if (seen.every((value) => value === 0)) return [-0.007, 0.1]; // nothing yet of what is hoped to stay nothing
       const log = this.usesLog();
       const [low, high] = [Math.min(...seen), Math.max(...seen)].map((value) => (log ? Math.log10(value) : value));
       const air = high > low ? 0.07 * (high - low) : Math.max(Math.abs(high) * 0.05, 1e-9);
@@ -217,11 +221,12 @@
       return curves.smoothed(curve.steps, logs).map((value) => (value === null ? null : Math.exp(value)));
     }
 
-    // Versions stand at the foot of a chart; alerts, and values that are no numbers, hang from its top.
+    // Versions stand at the foot of a chart, vetoed steps above them; alerts, and values that are no numbers, hang from its top.
     markTraces() {
-      const { versions, alerts } = curves.marks();
+      const { versions, alerts, vetoed } = curves.marks();
       const fate = ({ vetoed, removed }) => (vetoed ? `, never best: ${vetoed}` : "") + (removed ? ", removed since" : "");
       const feet = versions.slice(-MOST_MARKS).map((version) => [version.step, version.name + fate(version)]);
+      const crosses = vetoed.slice(-MOST_MARKS).map(([step, why]) => [step, `never best: ${why}`]);
       const tops = alerts.slice(0, MOST_MARKS).map((alert) => [alert.step, String(alert.message || alert.kind).slice(0, 90), alert.level]);
       const colours = tops.map(([, , level]) => M.colour(level === "WARNING" ? "warn" : "bad"));
       const holes = this.lines.flatMap(({ curve, label }) => {
@@ -230,6 +235,7 @@
       });
       return [
         ...markTrace("version", feet, 0.018, { symbol: "triangle-up", size: 7, color: M.colour("faint") }),
+        ...markTrace("vetoed", crosses, 0.07, { symbol: "x-thin-open", size: 7, color: M.colour("warn"), line: { width: 2 } }),
         ...markTrace("alert", tops, 0.982, { symbol: "triangle-down", size: 8, color: colours }),
         ...markTrace("no number", holes, 0.94, { symbol: "x", size: 7, color: M.colour("bad") }),
       ];

@@ -5,7 +5,7 @@
   const view = { axis: "step", logY: false, smoothing: 0, range: null, marked: null };
   const curves = new Map(); // by key
   let axes = { tokens: decoded({}), time: decoded({}), text: "", change: 0 };
-  let marks = { versions: [], alerts: [], bands: new Map(), text: "", change: 0 };
+  let marks = { versions: [], alerts: [], vetoed: [], bands: new Map(), text: "", change: 0 };
   let changes = 0;
 
   // ---- data
@@ -39,11 +39,13 @@
   function takeMarks(data) {
     const versions = (data.versions || []).filter((version) => M.isNumber(version.step));
     const alerts = (data.alerts || []).filter((alert) => M.isNumber(alert.step));
-    const shown = [versions.map(({ name, removed }) => [name, removed]), alerts.map(({ step, level }) => [step, level]), data.bands];
+    const vetoed = data.vetoed || [];
+    const fates = versions.map(({ name, removed, vetoed: veto }) => [name, removed, veto]);
+    const shown = [fates, alerts.map(({ step, level }) => [step, level]), vetoed, data.bands];
     const text = JSON.stringify(shown);
     if (text === marks.text) return;
     const bands = new Map((data.bands || []).map(([key, low, high]) => [key, [low, high]]));
-    marks = { versions, alerts, bands, text, change: ++changes };
+    marks = { versions, alerts, vetoed, bands, text, change: ++changes };
   }
 
   // ---- the horizontal axis

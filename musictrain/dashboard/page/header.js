@@ -49,8 +49,8 @@
     ];
   }
 
-  function bestFact({ best }) {
-    if (!best || !best.metric) return ["Best", "–", ""];
+  function bestFact({ best, vetoed }) {
+    if (!best || !best.metric) return ["Best", "–", vetoed && vetoed.length ? "every one was vetoed" : ""];
     return [best.metric === "val/loss" ? "Best" : `Best ${best.metric}`, M.number(Number(best.value)), atStep(best.step)];
   }
 

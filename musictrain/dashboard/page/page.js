@@ -56,6 +56,7 @@
     charts: () => M.plot.take(data),
     header: () => M.showHeader(data),
     attention: () => M.showAttention(data),
+    vetoed: () => M.showVetoed(data),
     machine: () => M.showTiles(data),
     listen: showListen,
     settings: () => M.showSettings(M.byId("settings-body"), data),
