@@ -14,6 +14,7 @@ from musictrain.runs import find_run
 from musictrain.runs.config_changes import ELSEWHERE
 from musictrain.runs.folder import BEST_METRIC, RunFolder
 from musictrain.runs.index import RunIndex
+from musictrain.runs.rows import VETOED
 
 MISSING = "-"
 MACHINE = "speed/"
@@ -68,10 +69,14 @@ def metrics_of(index: RunIndex, runs: Sequence[RunFolder]) -> dict[str, list[dic
 
 
 def of_interest(metrics: dict[str, Any], *, everything: bool) -> tuple[dict[str, Any], list[str]]:
-    """The metrics that a person looks for first, and a line that says how many there are besides: most of the machine's."""
-    shown = {key: value for key, value in metrics.items() if everything or not key.startswith(MACHINE) or key in OF_THE_MACHINE}
-    num = len(metrics) - len(shown)
-    return shown, [f"and {num} more of the machine: --all shows them"] if num else []
+    """The metrics that a person looks for first, and what there is to say besides: how many more, and that vetoed steps do not compete."""
+    values = {key: value for key, value in metrics.items() if key != VETOED}
+    shown = {key: value for key, value in values.items() if everything or not key.startswith(MACHINE) or key in OF_THE_MACHINE}
+    num = len(values) - len(shown)
+    lines = [f"and {num} more of the machine: --all shows them"] if num else []
+    return shown, lines + (
+        ["Steps that were vetoed are neither lowest nor highest: none of them is to be called best."] if VETOED in metrics else []
+    )
 
 
 def _of_run(index: RunIndex, query: str, run: RunFolder, column: str) -> dict[str, Any]:

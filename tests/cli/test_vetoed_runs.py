@@ -93,6 +93,8 @@ def test_every_command_agrees(run: RunFolder, tmp_path: Path, capsys: Any) -> No
     assert [(each["value"], each["step"]) for each in json.loads(out)["ranking"]] == [(2.0, 2)]
     _, out, _ = type_command(capsys, "runs", "show", run.name, "--runs", runs_dir)
     assert "val/loss 2 at step 2" in out
+    assert "2 @ 2" in next(line for line in out.splitlines() if line.startswith("val/loss"))
+    assert "Steps that were vetoed are neither lowest nor highest" in out
     _, out, _ = type_command(capsys, "checkpoints", "list", run.path)
     (best,) = [line for line in out.splitlines() if "best" in line.replace("never best", "")]
     assert "v000002_step000002" in best
