@@ -50,3 +50,14 @@ def check_dropout(name: str, p: float) -> None:
     """
     if not 0.0 <= p < 1.0:
         raise ValueError(f"{name} is {p}, but must be at least 0 and below 1.")
+
+
+def check_dropouts(**named: float | None) -> None:
+    """Refuse the first of some options that is no probability of being left out; None is one that was left open.
+
+    Raises:
+        ValueError: naming it.
+    """
+    for name, p in named.items():
+        if p is not None:
+            check_dropout(name, p)

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musictrain.models.block import Block, NormName, make_norm
-from musictrain.models.block_dropout import check_dropout
+from musictrain.models.block_dropout import check_dropouts
 from musictrain.models.cache import ContextFullError, KeyValueCache
 from musictrain.models.rotary import Rotary
 from musictrain.models.single_token import SingleToken, can_step
@@ -63,8 +63,8 @@ class Decoder(nn.Module):
         stochastic_depth: float = 0.0,
     ) -> None:
         super().__init__()
-        check_dropout("attention_dropout", attention_dropout)
-        check_dropout("stochastic_depth", stochastic_depth)
+        check_dropouts(dropout=dropout, embedding_dropout=embedding_dropout, attention_dropout=attention_dropout)
+        check_dropouts(stochastic_depth=stochastic_depth)
         check_sizes(vocab_size=vocab_size, d_model=d_model, num_layers=num_layers, num_heads=num_heads, max_context=max_context)
         self.vocab_size = vocab_size
         self.max_context = max_context

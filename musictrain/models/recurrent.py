@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musictrain.models.block_dropout import BlockDropout, check_dropout
+from musictrain.models.block_dropout import BlockDropout, check_dropouts
 from musictrain.models.shared_dropout import SharedDropoutGRU, SharedDropoutLSTM
 
 LAYERS: dict[tuple[str, bool], Any] = {
@@ -77,8 +77,7 @@ class Recurrent(nn.Module):
             raise ValueError(f"kind is {kind!r}, but must be 'lstm' or 'gru'.")
         self.vocab_size = vocab_size
         self.embedding = nn.Embedding(vocab_size, d_model)
-        check_dropout("dropout", dropout)
-        check_dropout("embedding_dropout", embedding_dropout or 0.0)
+        check_dropouts(dropout=dropout, embedding_dropout=embedding_dropout)
         self.dropout = BlockDropout(dropout, block=None) if shared_dropout else nn.Dropout(dropout)
         at_first = dropout if embedding_dropout is None else embedding_dropout
         self.embedding_dropout = BlockDropout(at_first, block=None) if shared_dropout else nn.Dropout(at_first)

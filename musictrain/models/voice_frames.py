@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from musictrain.models.block_dropout import check_dropouts
 from musictrain.models.frame_classes import VOICES, FrameClasses
 from musictrain.models.frame_features import frame_features, pair_features, pair_sizes
 from musictrain.models.frame_head import FrameHead
@@ -102,6 +103,7 @@ class VoiceFrames(nn.Module):
         super().__init__()
         check_positive(steps_per_beat=steps_per_beat, embedding=embedding, hidden=hidden, num_layers=num_layers, head_hidden=head_hidden)
         check_positive(pointer_beats=pointer_beats, max_interval=max_interval, beats_per_bar=beats_per_bar)
+        check_dropouts(dropout=dropout, input_dropout=input_dropout, feature_dropout=feature_dropout)
         self.classes = FrameClasses(lowest, highest, max_interval)
         check_vocabulary_fits(self.classes, vocab_size)
         self.vocab_size = vocab_size

@@ -185,8 +185,11 @@ def test_voice_frames_share_a_mask_for_as_many_steps_as_asked() -> None:
     [
         (lambda: decoder(attention_dropout=1.0), "attention_dropout is 1.0, but must be at least 0 and below 1"),
         (lambda: decoder(stochastic_depth=-0.1), "stochastic_depth is -0.1"),
+        (lambda: decoder(dropout=1.0), "^dropout is 1.0"),
+        (lambda: decoder(embedding_dropout=1.0), "embedding_dropout is 1.0"),
         (lambda: recurrent(dropout=1.0), "dropout is 1.0"),
         (lambda: recurrent(embedding_dropout=2.0), "embedding_dropout is 2.0"),
+        (lambda: VoiceFrames(359, embedding=8, hidden=8, head_hidden=8, input_dropout=1.0), "input_dropout is 1.0"),
         (lambda: StochasticDepth(float("nan")), "A stochastic depth is nan"),
         (lambda: BlockDropout(0.1, block=0), "shared by 0 steps, but must be by at least 1"),
     ],
