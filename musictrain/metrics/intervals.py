@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-from musictrain.metrics.measures import measure_pieces
+from musictrain.metrics.barred_notes import Floats
+from musictrain.metrics.measures import MEASURES, measure_pieces
 
 RESAMPLES = 1_000
 MOST_DRAWN_AT_ONCE = 4_000_000
@@ -86,16 +87,32 @@ def band(values: ArrayLike, *, low: float = 10.0, high: float = 90.0) -> tuple[f
     return float(bounds[0]), float(bounds[1])
 
 
-def bands(pieces: Iterable[Any], *, low: float = 10.0, high: float = 90.0) -> dict[str, tuple[float, float]]:
+def bands(pieces: Iterable[Any], *, low: float = 10.0, high: float = 90.0, means_of: int | None = None) -> dict[str, tuple[float, float]]:
     """Where a corpus lies in each measure of a piece: ``{name: (low, high)}``, percentiles over its pieces, each of equal weight.
 
     Args:
         pieces: ``Notes``, or pieces of a corpus.
         low: percentile.
         high: percentile; four pieces of five lie in the default band.
+        means_of: the bands are for means over sets of so many pieces, and hold those too (two standard errors around the mean). Where
+            nearly all pieces are alike, as four voices that never rest, percentiles alone leave out the corpus' own mean.
 
     Raises:
         TypeError: if ``pieces`` are neither.
-        ValueError: unless 0 <= low <= high <= 100.
+        ValueError: unless 0 <= low <= high <= 100, or if ``means_of`` is not positive.
     """
-    return {name: band(values, low=low, high=high) for name, values in measure_pieces(pieces).items()}
+    if means_of is not None and means_of < 1:
+        raise ValueError(f"means_of is {means_of}: expected how many pieces a mean is taken over, or None for single pieces.")
+    measured = measure_pieces(pieces)
+    found = {name: band(values, low=low, high=high) for name, values in measured.items()}
+    return found if means_of is None else {name: _with_means(found[name], values, name, means_of) for name, values in measured.items()}
+
+
+def _with_means(edges: tuple[float, float], values: Floats, name: str, num: int) -> tuple[float, float]:
+    """A band that holds what means of ``num`` pieces usually are, within the measure's range."""
+    known = values[~np.isnan(values)]
+    if not len(known):
+        return edges
+    mean, error = float(known.mean()), float(known.std()) / math.sqrt(num)
+    lowest, highest = MEASURES[name].low, MEASURES[name].high
+    return max(lowest, min(edges[0], mean - 2 * error)), min(highest, max(edges[1], mean + 2 * error))

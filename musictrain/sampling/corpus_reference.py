@@ -35,7 +35,8 @@ from musictrain.notes import Notes
 
 log = logging.getLogger(__name__)
 
-VERSION = 2
+VERSION = 3
+USUAL_SET = 16  # samples of a round, of which the means are compared
 FAR_OUT = 3.0
 LEAST_SPREAD_BARS = 1 / 3
 
@@ -92,7 +93,7 @@ class CorpusReference:
             beats=beats,
             copy_bars=copy_bars,
             num_pieces=len(openings),
-            bands=bands(openings),
+            bands=bands(openings, means_of=USUAL_SET),
             copy_rate=corpus_copy_rate(openings, index, bars=copy_bars),
             longest_bars=usual_longest([0.0 if match is None else match.bars for match in matches]),
             rule_counts=np.array(counts, np.int64).reshape(-1, len(RULES), 2),

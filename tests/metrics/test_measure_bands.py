@@ -101,6 +101,18 @@ def test_a_band_holds_four_pieces_of_five() -> None:
         bands(pieces, low=90.0, high=10.0)
 
 
+def test_a_band_for_means_holds_those_of_pieces_that_are_nearly_all_alike() -> None:
+    pieces = ranging(*[12] * 39, 0)
+    assert bands(pieces)["pitch_range"] == (12.0, 12.0)
+    deviation = 12.0 * math.sqrt(39) / 40
+    assert bands(pieces, means_of=16)["pitch_range"] == pytest.approx((11.7 - deviation / 2, 11.7 + deviation / 2))
+    assert bands(ranging(*range(11)), means_of=16)["pitch_range"] == (1.0, 9.0), "where percentiles are wider they count"
+    assert bands(ranging(*[127] * 9, 0), means_of=1)["pitch_range"] == (pytest.approx(38.1), 127.0), "not beyond what there can be"
+    assert all(math.isnan(edge) for edges in bands([Notes.empty()], means_of=16).values() for edge in edges)
+    with pytest.raises(ValueError, match="means_of is 0"):
+        bands(pieces, means_of=0)
+
+
 @pytest.fixture(scope="module")
 def chorales() -> tuple[list[Notes], list[Notes]]:
     """Training pieces and validation pieces."""
@@ -121,6 +133,16 @@ def test_bach_lies_in_his_own_bands(chorales: tuple[list[Notes], list[Notes]]) -
     inside = {name: float(np.mean(distance_to_band(measured[name], *corpus_bands[name]) == 0.0)) for name in MEASURES}
     assert min(inside.values()) >= 0.6, inside
     assert float(np.mean(list(inside.values()))) >= 0.8, inside
+
+
+@pytest.mark.corpus
+def test_the_means_of_validation_lie_in_every_band_for_means(chorales: tuple[list[Notes], list[Notes]]) -> None:
+    train, valid = chorales
+    for_means = bands(train, means_of=16)
+    for start in (0, 16):
+        for name, values in measure_pieces(valid[start : start + 16]).items():
+            low, high = for_means[name]
+            assert low <= np.nanmean(values) <= high, name
 
 
 @pytest.mark.corpus

@@ -26,7 +26,7 @@ def build(corpus: Any, **options: Any) -> CorpusReference:
 def test_it_says_what_the_metrics_say_of_the_validation_pieces() -> None:
     corpus, reference = TinyCorpus(), build(TinyCorpus())
     held = [as_tokens_hold(each.notes, TOKENIZER) for each in corpus.split("valid")]
-    assert reference.bands == bands(held)
+    assert reference.bands == bands(held, means_of=16)
     assert reference.copy_rate == corpus_copy_rate(held, reference.index, bars=1)
     assert (reference.num_pieces, len(reference.features), reference.is_four_part) == (5, 5, True)
     assert list(reference.index.names) == [f"bwv{seed}" for seed in range(8)]
