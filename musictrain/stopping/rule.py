@@ -13,6 +13,7 @@ from musictrain.stopping.watches import CORPUS, Wait, Watch, check_delta, check_
 from musictrain.suggestions import did_you_mean
 
 OUT_OF_PATIENCE = "Listen to the best version. If it should train on, resume with a larger patience."
+WITH_A_GOAL = "Listen to the best version. If it should train on, resume with a larger patience, or a further goal."
 NOT_FINITE = "Look at the loss and the gradients; lower the learning rate, or clip. Go on from an earlier version."
 
 
@@ -152,7 +153,12 @@ class StoppingRule:
                 row = f", {validations(crossing.times)} in a row" if guard.patience > 1 else ""
                 return replace(verdict, stop=True, by_guard=True, reason=f"{crossing.words}{row}.", advice=crossing.advice)
         if step >= self.min_steps and (words := self._combination.enough()):
-            return replace(verdict, stop=True, reason=f"{words}.", advice=OUT_OF_PATIENCE)
+            return replace(
+                verdict,
+                stop=True,
+                reason=f"{words}.",
+                advice=WITH_A_GOAL if any(watch.goal is not None for watch in self.watches) else OUT_OF_PATIENCE,
+            )
         return verdict
 
     def has_waited_long_enough(self, step: int) -> bool:

@@ -153,7 +153,7 @@ def test_a_goal_that_is_reached_is_not_waited_for_and_one_that_is_lost_again_is(
     patient = StoppingRule([Watch("x", mode, goal=goal)], patience=99)
     found = verdicts(patient, x=values)
     assert [each.stop for each in found] == [value < goal if mode == "min" else value > goal for value in values]
-    assert all(each.reason.endswith(f"better than its goal {goal:.4g}.") for each in found if each.stop)
+    assert all(each.reason.endswith(f"better than its goal {goal:.4g}.") and "further goal" in each.advice for each in found if each.stop)
 
 
 @pytest.mark.parametrize("combine", COMBINATIONS)
