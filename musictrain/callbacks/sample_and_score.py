@@ -48,7 +48,7 @@ from musictrain.sampling.weights import averaged_weights
 log = logging.getLogger(__name__)
 
 BANDS = "corpus_bands.json"
-SCORES = "scores.json"
+SCORES, SCORES_AT_END = "scores.json", "scores_at_end.json"
 SCORED_STEP = "val/scored_step"
 PIECES_FOR_VALIDITY = 4
 LONGER_TO_TELL_AGAIN = 1.0
@@ -59,7 +59,7 @@ class SampleAndScore(SamplingCallback):
 
     ``num_scored`` pieces from nothing and the continuations are judged, ``beats_between`` beats of each; ``num_between`` and the
     continuations are written as files, and a piece that copies is written too. The scores of the fit's end, which may be played from other
-    weights, are written and not logged.
+    weights, are written and not logged; where its last validation was scored, in a file of their own.
 
     ``score_names`` are the names under which it logs, known from the start of the fit; ``score_notes`` has, by name, what is known of the
     last scores beyond their numbers: which passage is copied. Both are the first process' alone.
@@ -90,6 +90,7 @@ class SampleAndScore(SamplingCallback):
         self._fresh: dict[str, float] = {}
         self._has_scored = self._said_left_out = False
         self._told_copies: dict[str, float] = {}
+        self._named: list[str] = []
         self.score_names: tuple[str, ...] = ()
         self.score_notes: dict[str, str] = {}
 
@@ -100,12 +101,13 @@ class SampleAndScore(SamplingCallback):
 
     def state_dict(self) -> dict[str, Any]:
         """As of ``WriteSamples``, and which copied pieces were told of."""
-        return {**super().state_dict(), "told_copies": dict(self._told_copies), "has_scored": self._has_scored}
+        return {**super().state_dict(), "told_copies": dict(self._told_copies), "named": list(self._named), "has_scored": self._has_scored}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Take it back; the settings stay those of the constructor."""
         super().load_state_dict(state_dict)
         self._told_copies = dict(state_dict.get("told_copies", {}))
+        self._named = list(state_dict.get("named", ()))
         self._has_scored = bool(state_dict.get("has_scored", False))
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -215,7 +217,14 @@ class SampleAndScore(SamplingCallback):
             **record_of(scores, self._reference, level=self.level, num=self._num_judged()),
         }
         asked.folder.mkdir(parents=True, exist_ok=True)
-        atomic_write(asked.folder / SCORES, json.dumps(told, indent=1), durable=False)
+        # What a rule has stopped the run for must still be there to be read.
+        is_other = asked.weights == "best" and (asked.folder / SCORES).exists()
+        atomic_write(asked.folder / (SCORES_AT_END if is_other else SCORES), json.dumps(told, indent=1), durable=False)
+
+    def _write(self, asked: Round, played: Played, trainer: Trainer) -> None:
+        """A sample that an alert has named stays what it was, whatever the end of the fit plays under its name."""
+        if f"{asked.folder.name}/{played.name}" not in self._named:
+            super()._write(asked, played, trainer)
 
     def _beyond(self, scores: Scores) -> list[Copied]:
         """The copies that are longer than what is usual."""
@@ -232,6 +241,7 @@ class SampleAndScore(SamplingCallback):
         file = asked.folder / f"{copied.sample}.mid"
         if not file.exists():
             self._write(asked, next(one for one in played if one.name == copied.sample), trainer)
+        self._named.append(f"{asked.folder.name}/{copied.sample}")
         alert(
             log,
             f"The sample {copied.sample} of step {asked.step} copies {match.bars:.1f} bars from the training set: {match}. "
