@@ -6,6 +6,7 @@ the time that scoring would take does not depend on how busy the machine is.
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ def of_version(trained: TrainedRun, data: MusicDataModule, reference: CorpusRefe
     values = {**{name: interval for name, interval in scores.values.items() if name in KEPT}, "token_validity": validity}
     means = {f"val/{name}": interval.mean for name, interval in values.items()}
     return {
-        **{name: [round(bound, 5) for bound in interval] for name, interval in values.items()},
+        **{name: [round(bound, 5) for bound in interval if math.isfinite(bound)] for name, interval in values.items()},
         "guards_crossed": [name for name, guard in GUARDS.items() if guard.crossed(means)],
         "processor_seconds": {"playing": round(played - begun, 2), "scoring": round(ended - played, 2)},
     }
