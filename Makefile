@@ -3,10 +3,13 @@
 VENV ?= .venv
 PYTHON ?= python3
 ARGS ?=
+# Tests run in so many processes at once, a file's tests in one of them: make test WORKERS=0 for a single one
+WORKERS ?= 2
 # Every program in benchmarks/ but jsb, which needs a file: python -m benchmarks.jsb --data FILE
 BENCHMARKS ?= $(filter-out jsb,$(patsubst benchmarks/%.py,%,$(shell grep -l '^if __name__' benchmarks/*.py)))
 
 PY := $(VENV)/bin/python
+PYTEST := $(PY) -m pytest --numprocesses $(WORKERS) --dist loadfile
 INSTALL := PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_CONSTRAINT=constraints.txt PIP_BUILD_CONSTRAINT=constraints.txt $(PY) -m pip install --quiet
 
 .DEFAULT_GOAL := help
@@ -22,10 +25,10 @@ train: $(VENV)/.installed  ## install what is needed, then train the shipped rec
 	$(PY) -m musictrain fit --config configs/chorales.yaml $(ARGS)
 
 test: $(VENV)/.installed-dev  ## install what is needed, then run every quick test
-	$(PY) -m pytest -m "not slow" $(ARGS)
+	$(PYTEST) -m "not slow" $(ARGS)
 
 test-all: $(VENV)/.installed-dev  ## every test, the slow ones too
-	$(PY) -m pytest $(ARGS)
+	$(PYTEST) $(ARGS)
 
 lint: $(VENV)/.installed-dev  ## ruff's rules, ruff's format, mypy's types
 	$(PY) -m ruff check .

@@ -18,7 +18,7 @@ from musictrain.cli.recipes import recipes
 REPOSITORY = Path(__file__).resolve().parents[2]
 OF_LIGHTNING = {"fit", "validate", "test", "predict"}
 WITH_ACTIONS = {"checkpoints", "runs"}
-MAKE_VARIABLES = {"ARGS", "PYTHON", "VENV", "BENCHMARKS"}
+MAKE_VARIABLES = {"ARGS", "PYTHON", "WORKERS", "VENV", "BENCHMARKS"}
 PROGRAM = re.compile(r"^(?:\$ )?(?:[A-Z_]+=\S+ )*(make|musictrain|python -m musictrain|python -m benchmarks\.\w+)(?=\s|$)(.*)$")
 
 

@@ -18,9 +18,11 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 def make(repository: Path, *words: str) -> subprocess.CompletedProcess[str]:
     # These tests run under `make test` themselves, whose variables are not meant for this make.
     environment = {
-        name: value for name, value in os.environ.items() if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS", "VENV", "PYTHON"}
+        name: value
+        for name, value in os.environ.items()
+        if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS", "VENV", "PYTHON", "WORKERS"}
     }
-    return subprocess.run(["make", *words], cwd=repository, env=environment, capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run(["make", *words], cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
 def fake_python(folder: Path, body: str) -> Path:
@@ -66,6 +68,15 @@ def test_an_installed_environment_is_not_installed_again(repository: Path, tmp_p
     assert again.strip() == f"{tmp_path}/bin/python -m musictrain fit --config configs/chorales.yaml --trainer.max_steps 3"
     (tmp_path / ".installed").unlink()
     assert "pip install" in make(repository, "--dry-run", "train", f"VENV={tmp_path}", f"PYTHON={sys.executable}").stdout
+
+
+@pytest.mark.parametrize(("target", "choice"), [("test", ' -m "not slow"'), ("test-all", "")])
+def test_tests_run_in_two_processes_or_as_many_as_one_says(target: str, choice: str, repository: Path, tmp_path: Path) -> None:
+    for stamp in (".created", ".installed", ".installed-dev"):
+        (tmp_path / stamp).touch()
+    for words, workers in (([], 2), (["WORKERS=0"], 0)):
+        typed = make(repository, "--dry-run", target, *words, f"VENV={tmp_path}", "ARGS=-k pianoroll").stdout.strip()
+        assert typed == f"{tmp_path}/bin/python -m pytest --numprocesses {workers} --dist loadfile{choice} -k pianoroll"
 
 
 def test_changed_pins_are_installed(repository: Path, tmp_path: Path) -> None:
