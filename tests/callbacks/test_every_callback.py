@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import lightning
 import pytest
@@ -14,12 +16,13 @@ from lightning.pytorch import Callback
 from lightning.pytorch.demos.boring_classes import BoringModel
 
 import musictrain.callbacks
+from tests.strategies.ranks import run_ranks
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 CALLBACKS = [name for name in musictrain.callbacks.__all__ if issubclass(getattr(musictrain.callbacks, name), Callback)]
 
 
-def fit(folder: Path, callback: Callback, steps: int, ckpt_path: str | None = None) -> lightning.Trainer:
+def fit(folder: Path, callback: Callback, steps: int, ckpt_path: str | None = None, **options: Any) -> lightning.Trainer:
     trainer = lightning.Trainer(
         default_root_dir=folder,
         max_steps=steps,
@@ -31,6 +34,7 @@ def fit(folder: Path, callback: Callback, steps: int, ckpt_path: str | None = No
         enable_progress_bar=isinstance(callback, lightning.pytorch.callbacks.ProgressBar),
         enable_checkpointing=isinstance(callback, lightning.pytorch.callbacks.Checkpoint),
         limit_val_batches=2,
+        **options,
     )
     trainer.fit(BoringModel(), ckpt_path=ckpt_path)
     return trainer
@@ -64,29 +68,32 @@ def test_it_runs_alone_and_its_state_survives_a_checkpoint(name: str, tmp_path: 
     assert second.state_key == first.state_key
 
 
-SCRIPT = """
-import sys
-import lightning
-from lightning.pytorch.demos.boring_classes import BoringModel
-import musictrain.callbacks
+def fit_as_rank(folder: Path, name: str) -> None:
+    """One of two processes; leaves the step at which it ended."""
+    trainer = fit(folder, getattr(musictrain.callbacks, name)(), 3, devices=2, strategy="ddp")
+    (folder / f"rank{trainer.global_rank}").write_text(str(trainer.global_step))
 
-callback = getattr(musictrain.callbacks, sys.argv[1])()
-trainer = lightning.Trainer(
-    default_root_dir=sys.argv[2], max_steps=3, accelerator="cpu", devices=2, strategy="ddp", callbacks=[callback], logger=False,
-    enable_model_summary=False, enable_progress_bar=isinstance(callback, lightning.pytorch.callbacks.ProgressBar),
-    enable_checkpointing=isinstance(callback, lightning.pytorch.callbacks.Checkpoint), limit_val_batches=2,
-)
-trainer.fit(BoringModel())
-print(f"rank {trainer.global_rank} done after {trainer.global_step}")
-"""
+
+def fit_all(folder: Path) -> None:
+    """Each callback in two processes of its own; one that fails leaves no step, and its traceback on standard error."""
+    for name in CALLBACKS:
+        (folder / name).mkdir()
+        with contextlib.suppress(RuntimeError):
+            run_ranks(2, fit_as_rank, folder / name, name)
+
+
+@pytest.fixture(scope="module")
+def with_two_processes(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> tuple[Path, str]:
+    """A folder for each callback, and what was said; one program imports everything once, and forks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    script = "import sys; from pathlib import Path; from tests.callbacks.test_every_callback import fit_all; fit_all(Path(sys.argv[1]))"
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=repository, capture_output=True, text=True, timeout=1200)
+    assert done.returncode == 0, done.stderr[-3000:]
+    return folder, done.stderr
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CALLBACKS)
-def test_it_runs_with_two_processes(name: str, tmp_path: Path) -> None:
-    script = tmp_path / "train.py"
-    script.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, str(script), name, str(tmp_path / "run")], capture_output=True, text=True, timeout=180)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "rank 0 done after 3" in done.stdout
-    assert "rank 1 done after 3" in done.stdout
+def test_it_runs_with_two_processes(name: str, with_two_processes: tuple[Path, str]) -> None:
+    folder, said = with_two_processes
+    assert {path.name: path.read_text() for path in (folder / name).glob("rank*")} == {"rank0": "3", "rank1": "3"}, said[-3000:]
