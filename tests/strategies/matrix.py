@@ -6,6 +6,7 @@ saw and decided. Two of a cell's four ranks may live on another node: in a netwo
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import json
@@ -33,7 +34,8 @@ from musictrain.models import Decoder
 from musictrain.module import MusicModule
 from musictrain.optim import AdamW, WarmupCosine
 from musictrain.strategies import ExactDDPStrategy, ShardedStrategy
-from tests.strategies.ranks import fork, free_port, run_ranks, wait_for
+from tests.ports import free_port
+from tests.strategies.ranks import fork, run_ranks, wait_for
 from tests.strategies.two_nodes import ADDRESSES, can_make_nodes, two_nodes
 
 ROWS = 16
@@ -118,17 +120,31 @@ def train(out: Path, way: Way, precision: Any, accumulate: int, die: bool) -> No
         torch.save(dict(state), out)
 
 
-def run_cell(folder: Path, name: str, precision: str, accumulate: int, nodes: tuple[str, str] | None) -> None:
-    """Train a cell in one go; then kill it and go on."""
+CELLS = [(precision, accumulate) for precision in PRECISIONS for accumulate in ACCUMULATIONS]
+
+
+def train_cells(folder: Path, name: str, what: str) -> None:
+    """One rank's part of all cells of a way, one after the other: ranks cost most when they do everything for the first time."""
+    for precision, accumulate in CELLS:
+        train(folder / f"{name}_{precision}_{accumulate}_{what}.pt", WAYS[name], precision, accumulate, False)
+
+
+def run_way(folder: Path, name: str, nodes: tuple[str, str] | None) -> None:
+    """Train all cells of a way in one go; then kill each, and go on with all in other processes.
+
+    Raises:
+        RuntimeError: if one could not be trained, or not be killed.
+    """
     way = WAYS[name]
-    whole, resumed = (folder / f"{name}_{precision}_{accumulate}_{what}.pt" for what in ("whole", "resumed"))
     start = functools.partial(run_ranks, way.ranks) if way.nodes == 1 else functools.partial(run_on_nodes, nodes)
-    start(train, whole, way, precision, accumulate, False)
-    killed = resumed.with_stem(resumed.stem + "-killed")
-    try:
-        start(train, killed, way, precision, accumulate, True)
-    except RuntimeError:
-        start(train, resumed, way, precision, accumulate, False)
+    start(train_cells, folder, name, "whole")
+    for precision, accumulate in CELLS:
+        killed = folder / f"{name}_{precision}_{accumulate}_resumed-killed.pt"
+        with contextlib.suppress(RuntimeError):
+            start(train, killed, way, precision, accumulate, True)
+        if killed.exists():
+            raise RuntimeError(f"{killed.stem} came to its end, and should have been killed.")
+    start(train_cells, folder, name, "resumed")
 
 
 def run_on_nodes(nodes: tuple[str, str], function: Callable[..., Any], *arguments: Any) -> None:
@@ -143,7 +159,7 @@ def run_on_nodes(nodes: tuple[str, str], function: Callable[..., Any], *argument
     for rank in range(4):
         node = {"GROUP_RANK": str(rank // 2), "NODE_RANK": str(rank // 2), "RANK": str(rank), "LOCAL_RANK": str(rank % 2)}
         children.append(fork(on_node, (nodes[rank // 2], function, *arguments), {**shared, **node}))
-    if failed := wait_for(children, time.monotonic() + 120):
+    if failed := wait_for(children, time.monotonic() + 600):
         raise RuntimeError(f"Of 4 ranks on two nodes these failed or hung: {failed}.")
 
 
@@ -159,15 +175,14 @@ def run_all(folder: Path) -> None:
     """Every cell, those on two nodes where this machine lets us."""
     logging.disable(logging.INFO)
     MusicDataModule("chorales", VoiceGrid(36, 81), window=WINDOW).prepare_data()
-    cells = [(name, precision, accumulate) for name in WAYS for precision in PRECISIONS for accumulate in ACCUMULATIONS]
-    for name, precision, accumulate in cells:
-        if WAYS[name].nodes == 1:
-            run_cell(folder, name, precision, accumulate, None)
+    for name, way in WAYS.items():
+        if way.nodes == 1:
+            run_way(folder, name, None)
     if can_make_nodes():
         with two_nodes() as nodes:
-            for name, precision, accumulate in cells:
-                if WAYS[name].nodes == 2:
-                    run_cell(folder, name, precision, accumulate, nodes)
+            for name, way in WAYS.items():
+                if way.nodes == 2:
+                    run_way(folder, name, nodes)
 
 
 if __name__ == "__main__":
