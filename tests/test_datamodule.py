@@ -7,7 +7,6 @@ import logging
 import multiprocessing
 import os
 import re
-import socket
 import warnings
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from musictrain.callbacks import AccumulationSchedule
 from musictrain.data.corpora import CorpusError
 from musictrain.data.tokenizers import VoiceGrid
 from musictrain.datamodule import MusicDataModule, ResumeError
+from tests.ports import free_port
 
 EPOCH = 7  # batches of an epoch of the data module below
 
@@ -307,15 +307,13 @@ def test_two_ranks_train_on_the_batches_of_one(make: Any, tmp_path: Path, use_di
     quiet = {"logger": False, "enable_progress_bar": False, "enable_model_summary": False, "enable_checkpointing": False}
     options = {**quiet, "accelerator": "cpu", "max_steps": EPOCH + 3, "use_distributed_sampler": use_distributed_sampler}
     one, plan = fit(make(batch_size=6), max_steps=EPOCH + 3), make(batch_size=6).train_plan()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     context = multiprocessing.get_context("fork")
     ranks = [context.Process(target=train_as_rank, args=(r, port, make(batch_size=6), tmp_path, options)) for r in range(2)]
     for process in ranks:
         process.start()
     for process in ranks:
-        process.join(60)
+        process.join(300)
     assert [process.exitcode for process in ranks] == [0, 0]
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert first["numbers"] == second["numbers"] == one.numbers

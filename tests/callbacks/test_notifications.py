@@ -18,7 +18,8 @@ from musictrain.callbacks.notifications import Notifications
 from musictrain.notifications import MailSettings
 from musictrain.runs import read_records
 from musictrain.runs.alerts import alert
-from tests.notifications.mail_servers import bad_server, free_port, mail_server
+from tests.notifications.mail_servers import bad_server, mail_server
+from tests.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 log = logging.getLogger("musictrain.some.part")

@@ -10,7 +10,8 @@ import pytest
 import yaml
 
 from tests.cli.tiny import type_command
-from tests.notifications.mail_servers import PASSWORD, USER, certificate, free_port, mail_server
+from tests.notifications.mail_servers import PASSWORD, USER, certificate, mail_server
+from tests.ports import free_port
 
 
 def config_with(path: Path, mail: dict[str, Any] | None, **options: Any) -> Path:

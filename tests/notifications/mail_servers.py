@@ -17,6 +17,8 @@ from typing import Any
 from aiosmtpd.controller import Controller
 from aiosmtpd.smtp import SMTP, AuthResult, Envelope, LoginPassword, Session
 
+from tests.ports import free_port
+
 USER, PASSWORD = "ada", "canary-p4ss of ada"
 
 
@@ -50,14 +52,14 @@ class Mailbox:
     def wait(self, number: int = 1) -> None:
         """Until so many more mails have come."""
         for _ in range(number):
-            assert self.arrived.acquire(timeout=20), f"{len(self.envelopes)} mails have come"
+            assert self.arrived.acquire(timeout=120), f"{len(self.envelopes)} mails have come"
 
 
 def certificate(folder: Path, name: str = "localhost") -> Path:
     """A self-made certificate and its key in one file."""
     key, cert = folder / "key.pem", folder / "cert.pem"
     words = f"openssl req -x509 -newkey rsa:2048 -nodes -keyout {key} -out {cert} -days 2 -subj /CN={name}"
-    subprocess.run([*words.split(), "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"], check=True, capture_output=True, timeout=60)
+    subprocess.run([*words.split(), "-addext", f"subjectAltName=DNS:{name},IP:127.0.0.1"], check=True, capture_output=True, timeout=300)
     (folder / "both.pem").write_text(key.read_text() + cert.read_text())
     return folder / "both.pem"
 
@@ -80,19 +82,12 @@ def mail_server(tls: str = "none", pem: Path | None = None, login: bool = False)
         options |= {"tls_context": context, "require_starttls": True}
     elif tls == "ssl":
         options |= {"ssl_context": context}
-    controller = Controller(box, hostname="127.0.0.1", port=free_port(), ready_timeout=20, **options)
+    controller = Controller(box, hostname="127.0.0.1", port=free_port(), ready_timeout=120, **options)
     controller.start()
     try:
         yield box, controller.port
     finally:
         controller.stop()
-
-
-def free_port() -> int:
-    """A port that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager

@@ -17,7 +17,8 @@ from musictrain.notifications.outbox import RateLimit
 from musictrain.notifications.smtp import MailError, Step
 from musictrain.runs import RunFolder
 from musictrain.runs.status import Status
-from tests.notifications.mail_servers import free_port, mail_server
+from tests.notifications.mail_servers import mail_server
+from tests.ports import free_port
 
 
 def message(event: str = "alert", what: str = "The loss is nan.", **more: Any) -> Message:
@@ -25,7 +26,7 @@ def message(event: str = "alert", what: str = "The loss is nan.", **more: Any) -
 
 
 def settings(port: int = 25, **more: Any) -> MailSettings:
-    return MailSettings("127.0.0.1", "bob@example.org", tls="none", port=port, timeout_seconds=5.0, **more)
+    return MailSettings("127.0.0.1", "bob@example.org", tls="none", port=port, timeout_seconds=60.0, **more)
 
 
 class Server:
@@ -51,7 +52,7 @@ class Server:
 
     def wait(self, number: int = 1) -> None:
         for _ in range(number):
-            assert self.came.acquire(timeout=20)
+            assert self.came.acquire(timeout=120)
 
 
 def test_a_message_becomes_a_mail_on_a_real_server() -> None:

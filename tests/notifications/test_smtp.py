@@ -13,7 +13,8 @@ import pytest
 
 from musictrain.notifications import MailSettings
 from musictrain.notifications.smtp import MailError, make_mail, send
-from tests.notifications.mail_servers import PASSWORD, USER, bad_server, certificate, free_port, mail_server
+from tests.notifications.mail_servers import PASSWORD, USER, bad_server, certificate, mail_server
+from tests.ports import free_port
 
 pytestmark = pytest.mark.filterwarnings("ignore:Requiring AUTH")
 TO = "bob@example.org"
@@ -25,7 +26,7 @@ def pem(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def settings(port: int, **more: Any) -> MailSettings:
-    return MailSettings(**{"host": "127.0.0.1", "to": TO, "port": port, "tls": "none", "timeout_seconds": 5.0, **more})
+    return MailSettings(**{"host": "127.0.0.1", "to": TO, "port": port, "tls": "none", "timeout_seconds": 60.0, **more})
 
 
 def hand_over(mail: MailSettings, subject: str = "hello", text: str = "how are you?") -> list[tuple[str, str]]:

@@ -5,25 +5,18 @@ from __future__ import annotations
 import ctypes
 import os
 import signal
-import socket
 import sys
 import time
 import traceback
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
+
+from tests.ports import free_port
 
 PARENT_DEATH_SIGNAL = 1
 
 
-def free_port() -> int:
-    """A port nobody listens on at the moment."""
-    with closing(socket.socket()) as taken:
-        taken.bind(("127.0.0.1", 0))
-        return int(taken.getsockname()[1])
-
-
-def run_ranks(number: int, function: Callable[..., Any], *arguments: Any, timeout_seconds: float = 120.0) -> None:
+def run_ranks(number: int, function: Callable[..., Any], *arguments: Any, timeout_seconds: float = 600.0) -> None:
     """Call a function in ``number`` forked processes, each one rank of a group; to be called before torch has started threads.
 
     Raises:

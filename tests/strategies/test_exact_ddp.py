@@ -11,7 +11,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from musictrain.strategies.exact_ddp import settle_buckets
-from tests.strategies.ranks import free_port
+from tests.ports import free_port
 
 
 @pytest.fixture
