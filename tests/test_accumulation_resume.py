@@ -161,7 +161,7 @@ def run_all(folder: Path) -> None:
 @pytest.mark.slow
 def test_two_processes_save_at_the_ends_of_windows_and_end_in_the_same_bits(tmp_path: Path, repository: Path) -> None:
     script = "import sys; from pathlib import Path; from tests.test_accumulation_resume import run_all; run_all(Path(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=repository, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=repository, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     for scheduled in ("True", "False"):
         whole, *resumed = sorted((tmp_path / scheduled).iterdir(), key=lambda folder: folder.name != "whole")

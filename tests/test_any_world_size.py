@@ -118,7 +118,7 @@ def run_all(folder: Path) -> None:
 def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     folder = tmp_path_factory.mktemp("worlds")
     script = "import sys; from pathlib import Path; from tests.test_any_world_size import run_all; run_all(Path(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=repository, capture_output=True, text=True, timeout=590)
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=repository, capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

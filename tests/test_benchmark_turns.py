@@ -91,5 +91,5 @@ except RankError as error:
 
 def test_groups_of_ranks_take_the_steps_they_are_told_to(repository: Path, tmp_path: Path) -> None:
     words = [sys.executable, "-c", FORKED, str(tmp_path)]
-    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=60, check=True)
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.splitlines() == ["[[4, 4], [4]] [4, 4]", "A rank of failing failed or hangs."]

@@ -65,7 +65,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """The folder of all runs, made in one process: torch forks ranks only where nothing was trained yet."""
     folder = tmp_path_factory.mktemp("runs")
     script = "import sys; from pathlib import Path; from tests.test_module_two_ranks import run_all; run_all(Path(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=repository, capture_output=True, text=True, timeout=300)
+    done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=repository, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -129,12 +129,12 @@ class Place:
         settings = self.cwd / "settings.py"
         settings.write_text("")
         for words in ("init -q", "add settings.py", "-c user.name=a -c user.email=a@b.c -c commit.gpgsign=false commit -qm first"):
-            subprocess.run(["git", *words.split()], cwd=self.cwd, check=True, capture_output=True, timeout=60)
+            subprocess.run(["git", *words.split()], cwd=self.cwd, check=True, capture_output=True, timeout=300)
         settings.write_text(f'DB_PASSWORD = "{CANARIES["working copy"]}"\nOTHER = "{CANARIES["environment"]}"\n')
 
     def type(self, *words: Any) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "musictrain", *map(str, words), "--runs", str(self.runs)]
-        return subprocess.run(command, cwd=self.cwd, env=self.environment, capture_output=True, text=True, timeout=300)
+        return subprocess.run(command, cwd=self.cwd, env=self.environment, capture_output=True, text=True, timeout=900)
 
     def leaks(self) -> list[str]:
         inputs = (self.cwd / "settings.py", self.config, self.cwd / ".git")

@@ -53,7 +53,7 @@ def run(folder: Path) -> None:
 @pytest.mark.slow
 def test_both_ranks_reduce_after_the_same_validation(tmp_path: Path, repository: Path) -> None:
     words = [sys.executable, "-m", "tests.test_plateau_two_ranks", str(tmp_path)]
-    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     first, second = (json.loads((tmp_path / f"rank{rank}.json").read_text(encoding="utf-8")) for rank in (0, 1))
     assert first == second

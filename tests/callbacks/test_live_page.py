@@ -19,7 +19,7 @@ from musictrain.callbacks import LivePage, RunLogger, RunRecorder, live_page
 from musictrain.runs.folder import RunFolder
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 
 
 class Logging(BoringModel):

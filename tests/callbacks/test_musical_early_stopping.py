@@ -349,7 +349,7 @@ print(f"rank {trainer.global_rank} stopped after {trainer.global_step} {how}: {s
 def test_two_processes_stop_at_the_same_step_for_the_same_reason(tmp_path: Path, bound: float, told: str) -> None:
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)
-    done = subprocess.run([sys.executable, str(script), str(tmp_path), str(bound)], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path), str(bound)], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     for rank in (0, 1):
         assert f"rank {rank} stopped {told}" in done.stdout
@@ -394,7 +394,7 @@ def test_a_run_that_is_killed_twice_stops_where_it_would_have(tmp_path: Path, re
 
     def told(folder: str, kill_at: int) -> str:
         words = [sys.executable, str(script), str(tmp_path / folder), str(kill_at)]
-        done = subprocess.run(words, capture_output=True, text=True, timeout=180, env={**os.environ, "PYTHONPATH": str(repository)})
+        done = subprocess.run(words, capture_output=True, text=True, timeout=600, env={**os.environ, "PYTHONPATH": str(repository)})
         assert done.returncode == (0 if kill_at < 0 else -signal.SIGKILL), done.stderr[-2000:]
         return done.stdout[done.stdout.find("stopped after") :]
 

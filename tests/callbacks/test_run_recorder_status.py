@@ -28,7 +28,7 @@ from musictrain.speed import phase
 from tests.callbacks.test_run_recorder import QUIET, Logging, Tokens, only_run, told, trainer_with
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
-SECONDS = 20.0
+SECONDS = 120.0
 ENDS = ("started", "resumed", "best", "finished", "stopped", "failed", "interrupted")
 
 

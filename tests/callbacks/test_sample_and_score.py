@@ -394,7 +394,7 @@ Path(sys.argv[1], f"rank_{trainer.global_rank}.json").write_text(json.dumps(seen
 def test_two_processes_have_the_same_scores(tmp_path: Path, repository: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(TWO)
-    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=180, cwd=repository)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path)], capture_output=True, text=True, timeout=600, cwd=repository)
     assert done.returncode == 0, done.stderr[-2000:]
     first, second = (json.loads((tmp_path / f"rank_{rank}.json").read_text()) for rank in (0, 1))
     assert first == second

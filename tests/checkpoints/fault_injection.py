@@ -37,7 +37,7 @@ FULL = frozenset(("unlink", "remove", "rmdir", "rename", "close", "fsync", "fdat
 STILL_WORK = {"ENOSPC": FULL, "EDQUOT": FULL, "EFBIG": FULL}
 NOT_AT_ALL = frozenset(("close",))
 NEVER_IN_READING = frozenset(("ENOSPC", "EDQUOT", "EFBIG", "EROFS"))
-LONGEST_SECONDS = 120
+LONGEST_SECONDS = 300
 
 Say = Callable[[str], None]
 Program = Callable[[Path, Say], None]
@@ -94,7 +94,7 @@ class Outcome:
 def run_in_child(program: Program, folder: Path, fault: Fault | None = None) -> Outcome:
     """Run ``program(folder, say)`` in a forked child; what it says arrives even if it is killed right afterwards.
 
-    The child must end its own threads before it returns. One that hangs is killed after two minutes and counts as ``lost``.
+    The child must end its own threads before it returns. One that hangs is killed after five minutes and counts as ``lost``.
     """
     reading, writing = os.pipe()
     child = os.fork()

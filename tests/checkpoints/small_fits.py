@@ -19,7 +19,7 @@ from musictrain.callbacks.versioned_checkpoint import VersionedCheckpoint
 from musictrain.checkpoints.catalog import list_versions
 from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO
 
-LONGEST_SECONDS = 60.0
+LONGEST_SECONDS = 300.0
 
 
 class Line(LightningModule):

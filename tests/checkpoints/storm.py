@@ -32,7 +32,7 @@ WHERE = "STORM_WHERE"
 STARTING, STEPPING, VALIDATING, ENDING = "starting", "stepping", "validating", "ending"
 SAVING = "saving"
 AIMS = (STEPPING, SAVING, STARTING, VALIDATING)
-LONGEST_SECONDS = 300.0
+LONGEST_SECONDS = 900.0
 
 
 class Whereabouts(Callback):
@@ -120,7 +120,7 @@ def warmed_up(folder: Path) -> Iterator[Start]:
         yield start
     finally:
         orders.close()
-        server.wait(60)
+        server.wait(300)
 
 
 def serve() -> None:

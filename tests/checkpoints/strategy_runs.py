@@ -204,7 +204,7 @@ def write_into_a_full_disk(folder: Path) -> None:
 def broken_off(folder: Path) -> None:
     """Saves that do not come to an end, and a run that goes on after the first of them."""
     with contextlib.suppress(RuntimeError):
-        run_ranks(2, kill_while_writing, folder / "killed", timeout_seconds=40)
+        run_ranks(2, kill_while_writing, folder / "killed", timeout_seconds=300)
     (folder / "left").write_text("\n".join(sorted(path.name for path in (folder / "killed").iterdir())))
     run_ranks(2, partial(train, steps=8, ckpt_path="last"), folder / "killed", "fsdp")
     run_ranks(2, partial(train, steps=8), folder / "whole", "fsdp")

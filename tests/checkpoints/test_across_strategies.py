@@ -26,7 +26,7 @@ SUMMATION_ORDER = 1e-6
 SHARDED = ("fsdp", "tp", "fsdp+tp")
 
 
-def in_new_process(repository: Path, what: str, folder: Path, timeout: float = 200) -> str:
+def in_new_process(repository: Path, what: str, folder: Path, timeout: float = 600) -> str:
     """Do one of the things in strategy_runs where nothing was trained before; gives back what was printed."""
     words = [sys.executable, "-m", "tests.checkpoints.strategy_runs", what, str(folder)]
     done = subprocess.run(

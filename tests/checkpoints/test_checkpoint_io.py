@@ -469,5 +469,5 @@ CompressedCheckpointIO().save_checkpoint({"state_dict": {"w": torch.ones(5)}}, s
 def test_a_program_that_ends_at_once_has_saved_all_the_same(tmp_path: Path) -> None:
     path = tmp_path / "a.ckpt"
     # The plugin itself is gone by then.
-    subprocess.run([sys.executable, "-c", AT_EXIT, str(path)], check=True, timeout=120)
+    subprocess.run([sys.executable, "-c", AT_EXIT, str(path)], check=True, timeout=300)
     assert torch.equal(load(path)["state_dict"]["w"], torch.ones(5))

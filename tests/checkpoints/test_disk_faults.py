@@ -377,7 +377,7 @@ fit(Path(sys.argv[1]), At({2: hang}), steps=10**9, io=CompressedCheckpointIO(wai
 
 @pytest.mark.slow
 def test_a_process_ends_on_sigterm_though_the_disk_hangs(run: Path, repository: Path) -> None:
-    ended = subprocess.run([sys.executable, "-c", HANG, str(run / "checkpoints")], timeout=120, check=False, cwd=repository)
+    ended = subprocess.run([sys.executable, "-c", HANG, str(run / "checkpoints")], timeout=300, check=False, cwd=repository)
     assert ended.returncode == 143
     assert steps_in(run / "checkpoints") == [0, 1, 2]
     assert all_whole(run / "checkpoints")

@@ -138,7 +138,7 @@ def test_two_processes_of_which_one_is_killed_end_and_go_on_to_the_same_bits(tmp
             if victims:
                 kill_some(life, victims, folder, chance.random())
             else:
-                assert life.ended(180) == 0, (folder / "log").read_text()[-3000:]
+                assert life.ended(900) == 0, (folder / "log").read_text()[-3000:]
         finally:
             life.sweep()
     assert (folder / "log").read_text().count("exact: as if there had been no interruption") == 4
@@ -146,16 +146,16 @@ def test_two_processes_of_which_one_is_killed_end_and_go_on_to_the_same_bits(tmp
 
 
 def kill_some(life: Life, victims: list[int], folder: Path, moment: float) -> None:
-    """Kill one of two ranks in mid-training, or both, and see that none is left a minute later."""
-    wait_until(lambda: whereabouts(folder) == STEPPING, 120, "it has not begun to train")
+    """Kill one of two ranks in mid-training, or both, and see that none is left some minutes later."""
+    wait_until(lambda: whereabouts(folder) == STEPPING, 600, "it has not begun to train")
     time.sleep(moment)
     ranks = [life.pid, *children_of(life.pid)]
     assert len(ranks) == 2, ranks
     for victim in victims:
         life.kill(ranks[victim])
-    wait_until(lambda: life.ended(0.1) is not None, 60, "the first process hangs")
+    wait_until(lambda: life.ended(0.1) is not None, 300, "the first process hangs")
     assert life.ended(0) != 0
-    wait_until(lambda: not lives(ranks[1]), 60, "the second process hangs")
+    wait_until(lambda: not lives(ranks[1]), 300, "the second process hangs")
 
 
 def children_of(pid: int) -> list[int]:

@@ -91,7 +91,7 @@ trainer.fit(Logs())
 def test_two_processes_save_the_mean_of_both_at_the_end_of_an_epoch(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(TWO)
-    done = subprocess.run([sys.executable, str(script), str(tmp_path / "versions")], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path / "versions")], capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     metrics = {version.step: set(version.seal.metrics) for version in list_versions(tmp_path / "versions") if version.seal is not None}
     assert metrics == {0: set(), 3: {"train/loss"}, 6: {"train/loss"}}

@@ -114,7 +114,7 @@ def train(folder: Path, processes: int, steps: int, resume: str, kind: str) -> s
     script = folder.with_name("train.py")
     script.write_text(TRAINING)
     words = [sys.executable, str(script), str(folder), str(processes), str(steps), resume, kind]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=200)
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-2000:]
     return next(line for line in done.stdout.splitlines() if line.startswith("steps"))
 

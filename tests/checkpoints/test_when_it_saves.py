@@ -111,7 +111,7 @@ finally:
 def test_a_signal_to_one_process_stops_all_at_the_same_step(tmp_path: Path) -> None:
     script = tmp_path / "train.py"
     script.write_text(TWO)
-    done = subprocess.run([sys.executable, str(script), str(tmp_path / "versions")], capture_output=True, text=True, timeout=180)
+    done = subprocess.run([sys.executable, str(script), str(tmp_path / "versions")], capture_output=True, text=True, timeout=600)
     # The two write at once, and may share a line.
     left = re.findall(r"rank \d left after step (\d+)(?=rank|\n|$)", done.stdout)
     assert len(left) == 2, done.stderr[-2000:]

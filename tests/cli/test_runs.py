@@ -340,6 +340,6 @@ def test_every_action_has_help(capsys: Any) -> None:
 def test_looking_imports_nothing_heavy(runs: Path, repository: Path, words: list[str], status: int) -> None:
     environment = {**os.environ, "PYTHONPATH": str(repository)}
     command = [sys.executable, "-c", PROBE, "runs", *words, "--runs", str(runs)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
     assert done.stderr.splitlines()[-1] == "heavy: []"
     assert done.returncode == status, done.stderr

@@ -21,7 +21,7 @@ ARGUMENTS = (
     *("--no-first-run", "--disable-dev-shm-usage", "--autoplay-policy=no-user-gesture-required"),
 )
 LOCAL = ("file:", "data:", "blob:", "about:")
-PATIENCE_MS = 20_000
+PATIENCE_MS = 60_000
 WIDE, PHONE = (1400, 900), (390, 844)
 
 OpenPage = Callable[..., Any]

@@ -55,7 +55,7 @@ def runs(tmp_path: Path) -> Path:
     return tmp_path / "runs"
 
 
-def wait_until(page: Any, expression: str, wanted: Any = True, seconds: float = 20) -> None:
+def wait_until(page: Any, expression: str, wanted: Any = True, seconds: float = 60) -> None:
     # Playwright's own wait_for_function needs eval, which the page's policy forbids.
     until = time.monotonic() + seconds
     while page.evaluate(expression) != wanted and time.monotonic() < until:

@@ -36,7 +36,7 @@ def actors(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reading, "WORKER_COMMAND", (sys.executable, "-c", ACTOR))
 
 
-def outcomes(names: list[str], workers: int, seconds: float = 60.0) -> list[tuple[str, str]]:
+def outcomes(names: list[str], workers: int, seconds: float = 300.0) -> list[tuple[str, str]]:
     sources = [Source(name, name) for name in names]
     return [rejection for each in read_in_order(sources, workers=workers, seconds_per_file=seconds) for rejection in each.rejected]
 

@@ -12,7 +12,7 @@ import pytest
 
 def run(*words: str, folder: Path, **environment: str) -> str:
     """What a command prints; its complaints if it fails."""
-    result = subprocess.run(words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=300, check=False)
+    result = subprocess.run(words, cwd=folder, env={**os.environ, **environment}, capture_output=True, text=True, timeout=900, check=False)
     assert result.returncode == 0, f"{' '.join(words)}\n{result.stdout}\n{result.stderr}"
     return result.stdout
 

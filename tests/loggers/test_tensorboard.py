@@ -121,5 +121,5 @@ import sys, musictrain.loggers as loggers
 loggers.TensorBoard(), loggers.WandB()
 print({"tensorboard", "wandb", "torch.utils.tensorboard"} & {*sys.modules})
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120, check=True)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
     assert done.stdout.strip() == "set()"

@@ -94,7 +94,7 @@ def test_it_prints_nothing_asks_nothing_and_tells_nothing_of_the_machine(tmp_pat
         [sys.executable, "-c", SCRIPT, str(run)],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         env=environment,
         stdin=subprocess.DEVNULL,
         cwd=tmp_path,
@@ -131,7 +131,7 @@ def test_if_its_process_dies_training_goes_on_and_says_so_once(tmp_path: Path, r
         [sys.executable, "-c", script + "\nprint('trained')", str(tmp_path)],
         capture_output=True,
         text=True,
-        timeout=180,
+        timeout=600,
         env={**outside(), "PYTHONPATH": str(repository)},
     )
     assert done.returncode == 0, done.stderr[-2000:]

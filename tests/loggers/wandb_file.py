@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PATIENCE_SECONDS = 30.0
+PATIENCE_SECONDS = 120.0
 BLOCK, HEADER, WHOLE, FIRST, LAST = 32768, 7, 1, 2, 4
 
 

@@ -26,7 +26,7 @@ def values_of_two_ranks(repository: Path, folder: Path, module: str, function: s
     words = [[sys.executable, "-c", SCRIPT, str(rank), str(folder), module, function] for rank in range(2)]
     running = [subprocess.Popen(each, cwd=repository, stderr=subprocess.PIPE, text=True) for each in words]
     try:
-        errors = [process.communicate(timeout=120)[1] for process in running]
+        errors = [process.communicate(timeout=300)[1] for process in running]
     finally:
         for process in running:
             process.kill()

@@ -58,7 +58,7 @@ def in_processes(act: Callable[..., None], *arguments: tuple[object, ...]) -> li
     return started
 
 
-def exit_codes(processes: list[multiprocessing.process.BaseProcess], seconds: float = 120) -> list[int | None]:
+def exit_codes(processes: list[multiprocessing.process.BaseProcess], seconds: float = 300) -> list[int | None]:
     until = time.monotonic() + seconds
     for process in processes:
         process.join(max(0.0, until - time.monotonic()))

@@ -19,7 +19,7 @@ from musictrain.runs.heartbeat import Heartbeat
 from musictrain.runs.states import States
 from musictrain.runs.status import ACTIVE, ENDED, SILENCE_SECONDS, STALE, Status, process_start, read_status
 
-SECONDS = 20.0
+SECONDS = 120.0
 NOW = 1_000_000.0
 
 

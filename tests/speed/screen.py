@@ -72,11 +72,11 @@ def written_on_a_terminal(
             except OSError:  # its end is closed
                 part = b""
             if not part:
-                program.wait(timeout=30)
+                program.wait(timeout=120)
                 return b"".join(parts).decode()
             parts.append(part)
         raise TimeoutError(f"{command} wrote {b''.join(parts)[-500:]!r} and did not end.")
     finally:
         program.kill()
-        program.wait(timeout=30)
+        program.wait(timeout=120)
         os.close(mine)

@@ -168,7 +168,7 @@ def run_in_a_notebook(source: str, folder: Path) -> list[dict[str, Any]]:
     """The outputs of a cell."""
     nbclient, nbformat = pytest.importorskip("nbclient"), pytest.importorskip("nbformat")
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
+    nbclient.NotebookClient(notebook, timeout=300, kernel_name="python3", resources={"metadata": {"path": str(folder)}}).execute()
     return json.loads(nbformat.writes(notebook))["cells"][0]["outputs"]
 
 
@@ -187,5 +187,5 @@ def test_a_notebook_shows_one_line_that_changed_in_place(tmp_path: Path, monkeyp
 
 def test_looking_at_displays_imports_neither_torch_nor_rich(repository: Path) -> None:
     code = "import sys, musictrain.speed.live_line, musictrain.speed.eta_clock; print({'torch', 'rich', 'lightning'} & set(sys.modules))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=60)
+    done = subprocess.run([sys.executable, "-c", code], cwd=repository, capture_output=True, text=True, timeout=300)
     assert done.stdout == "set()\n", done.stderr

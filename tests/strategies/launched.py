@@ -22,7 +22,7 @@ from tests.cli.tiny import tiny_config, write_config, write_corpus
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 ELASTIC = {"TORCH_DISABLE_SHARE_RDZV_TCP_STORE": "1"}
-BOUND_SECONDS = 90
+BOUND_SECONDS = 300
 
 
 class Deadly(Callback):
@@ -88,10 +88,10 @@ def started(words: list[str], log: Path, **variables: str) -> Iterator[subproces
         yield program
     finally:
         end_session(program.pid)
-        program.wait(timeout=20)
+        program.wait(timeout=120)
 
 
-def run_to_end(words: list[str], log: Path, *, timeout_seconds: float = 120, **variables: str) -> tuple[int, str]:
+def run_to_end(words: list[str], log: Path, *, timeout_seconds: float = 600, **variables: str) -> tuple[int, str]:
     """Exit status and what was printed."""
     with started(words, log, **variables) as program:
         status = program.wait(timeout=timeout_seconds)
@@ -150,7 +150,7 @@ def is_alive(number: int) -> bool:
         return False
 
 
-def until(holds: Callable[[], Any], seconds: float = 60) -> Any:
+def until(holds: Callable[[], Any], seconds: float = 300) -> Any:
     """Wait for something to hold; gives it back.
 
     Raises:

@@ -99,7 +99,7 @@ def test_only_the_launchers_last_line_reaches_the_terminal(capsys: Any) -> None:
 def training(folder: Path) -> Iterator[tuple[Any, int]]:
     """A fit with two processes on this machine that has saved some versions: the first process, and the number of the second."""
     config = config_of(folder, steps=2000, rank=99, pause=0.05)
-    words = fit_words(config, folder / "runs", "--trainer.devices", "2", "--timeout_minutes", "0.5")
+    words = fit_words(config, folder / "runs", "--trainer.devices", "2", "--timeout_minutes", "1")
     with started([sys.executable, "-m", "musictrain", *words], folder / "log") as first:
         until(lambda: max(steps_saved(folder / "runs"), default=0) >= 6, BOUND_SECONDS)
         (second,) = [number for number in workers_of([first.pid]) if rank_of(number) == "1"]

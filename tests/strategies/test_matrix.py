@@ -28,7 +28,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """What all cells left."""
     folder = tmp_path_factory.mktemp("matrix")
     words = [sys.executable, "-m", "tests.strategies.matrix", str(folder)]
-    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=1500)
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=3600)
     assert done.returncode == 0, done.stderr[-4000:]
     return folder
 

@@ -29,7 +29,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
     """What all trainings left, made by one program of its own: torch forks ranks only where nothing was trained yet."""
     folder = tmp_path_factory.mktemp("trainings")
     words = [sys.executable, "-m", "tests.strategies.trainings", str(folder)]
-    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=1200)
     assert done.returncode == 0, done.stderr[-3000:]
     return folder
 

@@ -12,7 +12,7 @@ ADDRESSES = ("10.77.0.1", "10.77.0.2")
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=120)
 
 
 def can_make_nodes() -> bool:
@@ -43,7 +43,7 @@ def two_nodes() -> Iterator[tuple[str, str]]:
         yield names
     finally:
         for name in names:
-            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=20, check=False)
+            subprocess.run(["ip", "netns", "delete", name], capture_output=True, timeout=120, check=False)
 
 
 def on_node(name: str, words: list[str], variables: dict[str, str], **options: object) -> subprocess.Popen[str]:
