@@ -17,11 +17,8 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="needs make
 
 def make(repository: Path, *words: str) -> subprocess.CompletedProcess[str]:
     # These tests run under `make test` themselves, whose variables are not meant for this make.
-    environment = {
-        name: value
-        for name, value in os.environ.items()
-        if name not in {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS", "VENV", "PYTHON", "WORKERS"}
-    }
+    theirs = {"MAKEFLAGS", "MAKELEVEL", "MFLAGS", "ARGS", "VENV", "PYTHON", "WORKERS"}
+    environment = {name: value for name, value in os.environ.items() if name not in theirs}
     return subprocess.run(["make", *words], cwd=repository, env=environment, capture_output=True, text=True, timeout=300, check=False)
 
 
