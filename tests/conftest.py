@@ -19,6 +19,9 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 os.environ.setdefault("MPLBACKEND", "Agg")
 # Tiny networks are faster on one thread, and their sums come out the same on every machine.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# How wide the terminal is from which the tests were started is nothing to them; processes of a parallel run are told a width.
+for _size in ("COLUMNS", "LINES"):
+    os.environ.pop(_size, None)
 
 settings.register_profile("same cases", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=2_000)

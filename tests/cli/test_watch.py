@@ -20,6 +20,7 @@ from musictrain.cli import watch
 from musictrain.cli.watch_view import as_text, cropped, sparkline, table_view, view
 from musictrain.cli.watched_run import MOST_POINTS, Curve, WatchedRun
 from musictrain.runs import RunFolder, list_runs
+from musictrain.runs.atomic import atomic_write
 from musictrain.runs.records import Records
 from musictrain.runs.status import Status, process_start
 from tests.cli.tiny import type_command
@@ -303,13 +304,14 @@ def test_it_ends_when_the_run_does(tmp_path: Path, capsys: Any) -> None:
 def test_on_a_terminal_one_view_is_drawn_over_the_other(tmp_path: Path, repository: Path) -> None:
     run = some_run(tmp_path, updated=time.time(), pid=0, host="elsewhere")
     ended = Status(run.name, state="finished", step=100, total=100).as_json()
-    ends = f"import time, sys; time.sleep(2); open(sys.argv[1], 'w').write({ended!r})"
-    writer = subprocess.Popen([sys.executable, "-c", ends, str(run.status)])
+
+    def ends_after_some_views(written: str, program: Any) -> None:
+        if written.count("wandering-quartet") > 3:
+            atomic_write(run.status, ended.encode(), durable=False)
+
     command = [sys.executable, "-m", "musictrain", "watch", "--every", "0.2", "--runs", str(tmp_path)]
-    written = written_on_a_terminal(command, 90, {"PYTHONPATH": str(repository)})
-    writer.wait(timeout=120)
+    written = written_on_a_terminal(command, 90, {"PYTHONPATH": str(repository)}, meanwhile=ends_after_some_views)
     seen = screen_of(written, 90)
-    assert written.count("wandering-quartet") > 3, "it was drawn again and again"
     assert [line for line in seen if "wandering-quartet" in line] == [f"{run.name}  finished"]
     assert max(map(len, seen)) <= 90
     assert written.endswith("\033[?25h") or "\033[?25h" in written
@@ -318,12 +320,16 @@ def test_on_a_terminal_one_view_is_drawn_over_the_other(tmp_path: Path, reposito
 @pytest.mark.skipif(not hasattr(signal, "SIGINT"), reason="needs signals")
 def test_ctrl_c_is_a_clean_way_to_leave(tmp_path: Path, repository: Path) -> None:
     some_run(tmp_path, updated=time.time())
-    starts = (
-        "import os, signal, sys, threading\nfrom musictrain.cli.commands import main\n"
-        "threading.Timer(1.5, lambda: os.kill(os.getpid(), signal.SIGINT)).start()\n"
-        f"print('status', main(['watch', '--runs', {str(tmp_path)!r}]))"
-    )
-    written = written_on_a_terminal([sys.executable, "-c", starts], 90, {"PYTHONPATH": str(repository)})
+    starts = f"from musictrain.cli.commands import main\nprint('status', main(['watch', '--runs', {str(tmp_path)!r}]))"
+    pressed: list[int] = []
+
+    def press_ctrl_c_once_it_is_drawn(written: str, program: Any) -> None:
+        if "wandering-quartet" in written and not pressed:
+            pressed.append(program.pid)
+            program.send_signal(signal.SIGINT)
+
+    command = [sys.executable, "-c", starts]
+    written = written_on_a_terminal(command, 90, {"PYTHONPATH": str(repository)}, meanwhile=press_ctrl_c_once_it_is_drawn)
     assert "status 0" in written
     assert "Traceback" not in written
 

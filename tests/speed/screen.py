@@ -11,7 +11,7 @@ import struct
 import subprocess
 import termios
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 ESCAPE = re.compile(r"\033\[([?\d;]*)([A-Za-z])")
 
@@ -50,9 +50,15 @@ def _apply(number: str, command: str, rows: list[str], row: int, column: int) ->
 
 
 def written_on_a_terminal(
-    command: Sequence[str], columns: int = 100, environment: Mapping[str, str] | None = None, seconds: float = 120
+    command: Sequence[str],
+    columns: int = 100,
+    environment: Mapping[str, str] | None = None,
+    seconds: float = 600,
+    meanwhile: Callable[[str, subprocess.Popen[bytes]], None] = lambda written, program: None,
 ) -> str:
     """What a program writes whose standard streams are a terminal of so many columns.
+
+    ``meanwhile`` is called with what was written so far, and the program, whenever that has become more.
 
     Raises:
         TimeoutError: if it has not ended after so many seconds.
@@ -75,6 +81,7 @@ def written_on_a_terminal(
                 program.wait(timeout=120)
                 return b"".join(parts).decode()
             parts.append(part)
+            meanwhile(b"".join(parts).decode(errors="replace"), program)
         raise TimeoutError(f"{command} wrote {b''.join(parts)[-500:]!r} and did not end.")
     finally:
         program.kill()
