@@ -19,7 +19,7 @@ from pathlib import Path
 from musictrain.checkpoints.lock import FolderLock
 FolderLock(Path(sys.argv[1])).acquire()
 print("held", flush=True)
-time.sleep(60)
+time.sleep(600)
 """
 
 

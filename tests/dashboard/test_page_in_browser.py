@@ -91,7 +91,7 @@ def test_the_page_follows_a_fit_and_a_zoom_stays(open_page: OpenPage, tmp_path: 
         assert page.evaluate(RANGES)[0] == zoomed
         assert text(page, "#state") == "training"
         (run.path / "enough").touch()
-        assert process.wait(60) == 0
+        assert process.wait(300) == 0
         wait_until(page, "!['training', '…'].includes(document.querySelector('#state').textContent)")
         assert text(page, "#state") in ("finished", "stopped by a rule")
         assert int(text(page, STEP).replace(",", "")) == PageData(run).read()["step"]
@@ -99,7 +99,7 @@ def test_the_page_follows_a_fit_and_a_zoom_stays(open_page: OpenPage, tmp_path: 
         assert page.evaluate("document.querySelector('#message').hidden")
     finally:
         process.kill()
-        process.wait(10)
+        process.wait(120)
 
 
 def test_one_zoom_moves_every_chart_and_only_what_changed_is_drawn_again(open_page: OpenPage, tmp_path: Path) -> None:
@@ -247,7 +247,7 @@ def test_no_script_but_the_pages_own_may_run(open_page: OpenPage, tmp_path: Path
 
 
 def test_a_run_that_fell_silent_is_stale(open_page: OpenPage, tmp_path: Path) -> None:
-    run = make_run(tmp_path / "run", updated=time.time() - 30)
+    run = make_run(tmp_path / "run", updated=time.time())
     draw(run)
     # The page was written while the run lived; a clock that goes on finds it silent.
     page = open_page(run.dashboard)
@@ -258,12 +258,12 @@ def test_a_run_that_fell_silent_is_stale(open_page: OpenPage, tmp_path: Path) ->
 
 
 def test_a_run_whose_process_was_killed_is_stale_at_once(open_page: OpenPage, tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     born = process_start(process.pid)
     run = make_run(tmp_path / "run", host=socket.gethostname(), pid=process.pid, process_started=born)
     assert PageData(run).read()["state"] == "training"
     process.kill()
-    process.wait(10)
+    process.wait(120)
     draw(run)
     page = open_page(run.dashboard)
     page.wait_for_selector("#state:has-text('stale')")

@@ -28,7 +28,7 @@ RANKS = 3
 def take_part(folder: Path, scenario: str) -> None:
     """One rank of a scenario; what happened to it is left in a file."""
     rank = int(os.environ["RANK"])
-    dist.init_process_group("gloo", timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", timeout=timedelta(seconds=300))
     first_process.FIRST_WORD_SECONDS = first_process.NEXT_WORD_SECONDS = 0.1
     said: list[str] = []
     seen: dict[str, Any] = {"said": said, "error": None}
@@ -49,7 +49,7 @@ def slowly(folder: Path) -> None:
 
 
 def much_too_slowly(folder: Path) -> None:
-    time.sleep(4)
+    time.sleep(8)
 
 
 def wrongly(folder: Path) -> None:

@@ -46,7 +46,7 @@ def undecided(folder: Path, launcher: str) -> None:
         raise UsageError(f"rank {rank} finds nothing")
 
     told = [first_decides("number", lambda: rank), first_decides("nothing", lambda: None if rank == "0" else rank)]
-    dist.init_process_group("gloo", rank=int(rank), world_size=int(os.environ["WORLD_SIZE"]), timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", rank=int(rank), world_size=int(os.environ["WORLD_SIZE"]), timeout=timedelta(seconds=300))
     dist.barrier()
     try:
         first_decides("refused", refuse)
