@@ -45,7 +45,7 @@ def one_rank(folder: Path) -> None:
 
 def test_every_process_ends_with_status_three(tmp_path: Path, config: Path, repository: Path) -> None:
     script = "import sys; from pathlib import Path; from tests.strategies.test_stopped_together import both; both(Path(sys.argv[1]))"
-    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=repository, capture_output=True, text=True, timeout=200)
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], cwd=repository, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     assert [(tmp_path / f"status_{rank}").read_text() for rank in (0, 1)] == ["3", "3"]
     assert done.stdout.count(GUARDED) == 1
