@@ -14,15 +14,15 @@ from musictrain.strategies.exact_ddp import settle_buckets
 from tests.ports import free_port
 
 
-@pytest.fixture
-def group() -> Iterator[None]:
+@pytest.fixture(autouse=True)
+def _group() -> Iterator[None]:
     dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{free_port()}", rank=0, world_size=1)
     yield
     dist.destroy_process_group()
 
 
-@pytest.fixture
-def ddp(group: None) -> DistributedDataParallel:
+def new_ddp() -> DistributedDataParallel:
+    """One for a test's own frame: a fixture's would outlive the group, and a group whose last holder it is may wait for ever to end."""
     torch.manual_seed(0)
     module = nn.Sequential(nn.Linear(4, 4), nn.BatchNorm1d(4), nn.Dropout(0.5), nn.Linear(4, 1))
     module[0].bias.requires_grad = False
@@ -35,16 +35,18 @@ def buckets(ddp: DistributedDataParallel) -> bool:
     return bool(ddp._get_ddp_logging_data().get("has_rebuilt_buckets"))
 
 
-def test_buckets_are_settled_before_the_first_pass(ddp: DistributedDataParallel) -> None:
+def test_buckets_are_settled_before_the_first_pass() -> None:
+    ddp = new_ddp()
     settle_buckets(ddp)
     assert buckets(ddp)
 
 
-def test_without_it_the_first_pass_has_another_layout(ddp: DistributedDataParallel) -> None:
-    assert not buckets(ddp)
+def test_without_it_the_first_pass_has_another_layout() -> None:
+    assert not buckets(new_ddp())
 
 
-def test_the_module_stays_as_it_was(ddp: DistributedDataParallel) -> None:
+def test_the_module_stays_as_it_was() -> None:
+    ddp = new_ddp()
     before = {name: value.clone() for name, value in ddp.module.state_dict().items()}
     random = torch.get_rng_state()
     settle_buckets(ddp)
@@ -54,7 +56,9 @@ def test_the_module_stays_as_it_was(ddp: DistributedDataParallel) -> None:
     assert "forward" not in ddp.module.__dict__
 
 
-def test_a_module_whose_forward_somebody_has_replaced_keeps_that(ddp: DistributedDataParallel) -> None:
+def test_a_module_whose_forward_somebody_has_replaced_keeps_that() -> None:
+    ddp = new_ddp()
+
     def own(batch: torch.Tensor) -> torch.Tensor:
         return batch.sum()
 
@@ -63,7 +67,8 @@ def test_a_module_whose_forward_somebody_has_replaced_keeps_that(ddp: Distribute
     assert ddp.module.__dict__["forward"] is own
 
 
-def test_gathering_may_follow_at_once(ddp: DistributedDataParallel) -> None:
+def test_gathering_may_follow_at_once() -> None:
+    ddp = new_ddp()
     settle_buckets(ddp)
     with ddp.no_sync():
         ddp(torch.ones(2, 4)).sum().backward()
