@@ -74,7 +74,7 @@ class RecordWriter:
         self._waiting: deque[_Waiting] = deque()
         self._unsynced: deque[Mapping[str, Any]] = deque(maxlen=most)
         self._changed = threading.Condition()
-        self._hurry = self._busy = self._closing = self._failing = False
+        self._hurry = self._securing = self._busy = self._closing = self._failing = False
         self._untold = 0
         self._synced = time.monotonic()
         self._thread: threading.Thread | None = None
@@ -113,10 +113,10 @@ class RecordWriter:
         if os.getpid() != self._pid:
             return False
         with self._changed:
-            self._hurry = True
+            self._hurry, self._securing = True, self._securing or sync
             self._changed.notify_all()
             done = self._changed.wait_for(lambda: self._settled(sync), timeout)
-            self._hurry = False
+            self._hurry, self._securing = False, self._securing and not sync
         return done
 
     def close(self, timeout: float = CLOSE_SECONDS) -> bool:
@@ -203,7 +203,7 @@ class RecordWriter:
 
     def _sync_if_due(self) -> None:
         with self._changed:
-            due = self._hurry or time.monotonic() - self._synced > self._sync_seconds
+            due = self._securing or time.monotonic() - self._synced > self._sync_seconds
             num_written = len(self._unsynced) if due and not self._waiting else 0
         if num_written:
             secured = self._file.sync()
