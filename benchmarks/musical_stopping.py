@@ -5,6 +5,8 @@
 - ``collapse``: the same on a grid of sixteenths, where nearly every note is held, sampled without the last tenth of the probability: the
   samples of the lowest loss are one held chord (which is how a loop of one chord comes out of a tokenizer that ties repeated notes), and
   that version is not called best.
+- ``loop``: fiddle tunes, always the likeliest token: the same bars over and over, from the first validation to the last, while the loss
+  falls. No version of it is called best.
 - ``two_processes``: the run of ``copying`` on two processes (DDP, gloo).
 - ``killed``: the same run killed by ``kill -9`` at several places, once each, and resumed.
 - ``false_alarms``: see ``benchmarks.guard_alarms``.
@@ -39,6 +41,7 @@ from musictrain.runs.records import read_records
 from musictrain.stopping import GUARDS
 
 NAME = "musical_stopping"
+LENGTHS = ("beats", "beats_between", "min_beats")
 STEPS_PER_BEAT = 2  # of the tokenizer of these runs
 # Only a guard can stop it. Not by the grammar: after so few steps on so few pieces it would veto every version.
 PATIENT = {"watch": [{"metric": "val/loss", "patience": 99}], "guards": ["collapse", "copying", "standstill"]}
@@ -154,9 +157,20 @@ def collapse_config(corpus: Path) -> dict[str, Any]:
     return config
 
 
-def collapse(folder: Path, corpus: Path) -> dict[str, Any]:
-    """The run whose version of the lowest loss plays one chord for ever."""
-    ended = fit(collapse_config(corpus), folder, "collapse")
+def loop_config() -> dict[str, Any]:
+    """A small decoder of a thousand tunes; it is not the training that fails here but how is sampled, as at too low a temperature."""
+    config = recipe("ryans", {"top_k": 1, "num_scored": 1, "continuations": 4, **dict.fromkeys(LENGTHS, 64.0)}, PATIENT, max_steps=200)
+    config["trainer"]["val_check_interval"] = 50
+    network = config["model"]["init_args"]["network"]["init_args"]
+    network |= {"d_model": 96, "num_heads": 4, "max_context": 1024}
+    config["model"]["init_args"]["optimizer"]["init_args"]["lr"] = 0.002
+    remi = {"class_path": "musictrain.MidiTokTokenizer", "init_args": {"kind": "REMI"}}
+    config["data"]["init_args"] |= {"tokenizer": remi, "window": 256, "batch_size": 8, "packing": True}
+    return config
+
+
+def fate_of_lowest(ended: Ended) -> dict[str, Any]:
+    """Whether the version of the lowest loss was kept from being called best, and what for."""
     losses = ended.values["val/loss"]
     lowest = min(losses, key=losses.__getitem__)
     return {
@@ -215,7 +229,8 @@ def measure(parts: list[str], folder: Path, healthy: list[Path], before: dict[st
         write_few_chorales(corpus)
     runs: dict[str, Callable[[], dict[str, Any]]] = {
         "copying": lambda: copying(folder / "copying", corpus),
-        "collapse": lambda: collapse(folder / "collapse", corpus),
+        "collapse": lambda: fate_of_lowest(fit(collapse_config(corpus), folder / "collapse", "collapse")),
+        "loop": lambda: fate_of_lowest(fit(loop_config(), folder / "loop", "loop")),
         "two_processes": lambda: two_processes(folder / "two", corpus),
         "killed": lambda: killed(folder / "killed", corpus, result["copying"]),
         "false_alarms": guard_alarms.measure_all_corpora,
@@ -229,7 +244,7 @@ def measure(parts: list[str], folder: Path, healthy: list[Path], before: dict[st
 
 def main() -> None:
     """Measure and write ``results/musical_stopping.json``."""
-    parts = ["copying", "collapse", "two_processes", "killed", "false_alarms"]
+    parts = ["copying", "collapse", "loop", "two_processes", "killed", "false_alarms"]
     parser = argparse.ArgumentParser(description=__doc__, allow_abbrev=False, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("parts", nargs="*", help=f"of {', '.join(parts)}; all of them")
     parser.add_argument("--healthy", type=Path, nargs="+", default=[], help="folders of runs of fit --config chorales")

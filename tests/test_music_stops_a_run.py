@@ -61,7 +61,7 @@ def test_a_wrong_passage_would_be_noticed(copied: Ended, told: dict[str, Any], f
 
 
 def test_what_stands_still_is_not_called_best_though_its_loss_is_the_lowest(few: Path, tmp_path: Path) -> None:
-    found = musical_stopping.collapse(tmp_path, few)
+    found = musical_stopping.fate_of_lowest(fit(musical_stopping.collapse_config(few), tmp_path, "collapse"))
     assert found["lowest_loss_is_vetoed"]
     assert found["course"]["val/mean_note_length"][found["lowest_loss_at"]] > float(GUARDS["standstill"].bound)
     assert found["best_step"] is not None
