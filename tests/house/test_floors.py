@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 FLOORS = {
-    **dict.fromkeys(("notes", "suggestions", "runs", "stopping"), 0),
+    **dict.fromkeys(("notes", "suggestions", "runs", "stopping", "health"), 0),
     **dict.fromkeys(
         ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
     ),
@@ -28,6 +28,7 @@ SIDEWAYS = {
     ("runs", "suggestions"): "a run name with a typo",
     ("notes", "suggestions"): "a word is a word",
     ("stopping", "suggestions"): "a setting with a typo",
+    ("health", "suggestions"): "a setting with a typo",
     ("listening", "data"): "samples are written as MIDI too",
     ("generation", "data"): "the grammar of a tokenizer says which tokens may come next",
     ("metrics", "data"): "a corpus is the reference",
@@ -41,7 +42,7 @@ ONLY = {
     # Rooms that may use less than their floor offers.
     "callbacks": {
         *("notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"),
-        *("stopping", "dashboard", "notifications", "loggers", "sampling"),
+        *("stopping", "health", "dashboard", "notifications", "loggers", "sampling"),
     },
     # They draw and tell what stands in the run folder; neither needs torch.
     "dashboard": {"notes", "suggestions", "runs"},
