@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import os
+from typing import Any
 
 import torch
 
@@ -16,3 +18,19 @@ def seed_torch(device: torch.device, seed: int, number: int, share: int) -> None
         torch.default_generator.manual_seed(mixed)
     else:
         torch.manual_seed(mixed)
+
+
+def run_seed(datamodule: Any) -> int:
+    """The seed of a run: the data module's ``seed``, else that of Lightning's ``seed_everything``, else 0."""
+    seed = getattr(datamodule, "seed", None)
+    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else int(seed)
+
+
+def number_of_batch(trainer: Any, index: int | None = None) -> int:
+    """The number in the stream of the batch that a Lightning Trainer counts as ``index``, from 0; None is the one it is working on.
+
+    A data module that passes batches over says it by its method ``number_of_batch``; of any other the Trainer's count is the number.
+    """
+    index = int(trainer.fit_loop.total_batch_idx) if index is None else index
+    tell = getattr(getattr(trainer, "datamodule", None), "number_of_batch", None)
+    return index if tell is None else int(tell(index))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import lightning
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
-from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
-from musictrain.batch_seed import seed_torch
+from musictrain.batch_seed import number_of_batch, run_seed, seed_torch
 from musictrain.compiling import compile_in_place
 from musictrain.contract import (
     agreed_pad_id,
@@ -30,7 +29,8 @@ from musictrain.contract import (
     tokens_of,
 )
 from musictrain.data.accumulation import steps_of_run
-from musictrain.losses import check_loss_options, next_token_loss, token_nll
+from musictrain.losses import NextTokenLoss, check_loss_options, next_token_loss, token_nll
+from musictrain.micro_batches import MicroBatches, in_parts
 from musictrain.models.recomputing import recompute
 from musictrain.models.token_dropout import NoiseKind, check_blank, check_token_dropout, drop_tokens
 from musictrain.optim import (
@@ -44,8 +44,9 @@ from musictrain.optim import (
     parameter_groups,
 )
 from musictrain.optim.adaptive_clipping import check_ratio, check_weights_keep_their_rows
-from musictrain.optim.gradients import gradient_norm, gradients_of
-from musictrain.optim.plateau import set_learning_rates
+from musictrain.optim.gradients import gradient_norm, gradients_of, multiply
+from musictrain.optim.schedules import no_limit
+from musictrain.optim.shared_factory import SharedFactory
 from musictrain.running_sums import LikelihoodSums, StepTokens, TrainingSums, widest_dtype
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ log = logging.getLogger(__name__)
 SUMS_KEY = "musictrain_training_sums"
 STEP_TOKENS_KEY = "musictrain_step_tokens"
 PLATEAU_KEY = "musictrain_plateau"
+MICRO_BATCHES_KEY = "musictrain_micro_batches"
 
 
 class MusicModule(lightning.LightningModule):
@@ -94,6 +96,8 @@ class MusicModule(lightning.LightningModule):
         adaptive_clip: longest gradient of a row of weights, as a share of the row's own norm; None: no such limit. Comes before
             ``trainer.gradient_clip_val``, exact under DDP, FSDP2 and tensor parallelism; see ``clip_adaptively``.
         plateau: reduces the learning rate, on top of the schedule, when a logged value no longer gets better; None: never. See ``Plateau``.
+        micro_batches: in how many parts the rows of a batch are worked on, for the same gradient with less memory. Doubled by itself, and
+            said, when a batch does not fit; kept in checkpoints. See ``MicroBatches``.
 
     Raises:
         ValueError: at construction, if a probability or a ratio cannot be. When a run starts: if vocabulary, window or padding do not fit
@@ -115,6 +119,7 @@ class MusicModule(lightning.LightningModule):
         token_dropout_kind: NoiseKind = "blank",
         adaptive_clip: float | None = None,
         plateau: Plateau | None = None,
+        micro_batches: int = 1,
     ) -> None:
         super().__init__()
         check_token_dropout(token_dropout, token_dropout_kind)
@@ -135,6 +140,8 @@ class MusicModule(lightning.LightningModule):
         self.token_dropout_kind: NoiseKind = token_dropout_kind
         self.adaptive_clip = adaptive_clip
         self._plateau = None if plateau is None else PlateauWatch(plateau)
+        self._micro_batches, self._valid_parts = MicroBatches(micro_batches), MicroBatches(of="validation")
+        self._latest: tuple[Any, Any] = (None, None)
         self._spared: tuple[int, ...] = ()
         self._tokens_per_step = 1
         self._seed = 0
@@ -153,7 +160,7 @@ class MusicModule(lightning.LightningModule):
 
     def setup(self, stage: str) -> None:
         datamodule = getattr(self.trainer, "datamodule", None)
-        self._seed = _run_seed(datamodule)
+        self._seed = run_seed(datamodule)
         self._pad_id = agreed_pad_id(self.pad_id, datamodule)
         self._unchecked_width = network_vocab_size(self.network)
         check_vocabulary(self.network, self._unchecked_width, getattr(datamodule, "vocab_size", None))
@@ -166,7 +173,7 @@ class MusicModule(lightning.LightningModule):
             check_alignment(self.network, getattr(datamodule, "packing", None), getattr(datamodule, "align", None))
             self._training_sums, self._step_tokens = TrainingSums(), StepTokens()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
-                raise ValueError(_no_limit(self.schedule))
+                raise ValueError(no_limit(self.schedule))
             self._prepare_network()
 
     def _prepare_network(self) -> None:
@@ -207,7 +214,7 @@ class MusicModule(lightning.LightningModule):
         if self.schedule.needs_total_steps:
             total_steps = steps_of_run(self.trainer)
             if total_steps is None:
-                raise ValueError(_no_limit(self.schedule))
+                raise ValueError(no_limit(self.schedule))
             self._schedule_of_run = self.schedule.over(total_steps)
 
     def _see_first_batch(self, batch: Any) -> None:
@@ -220,16 +227,15 @@ class MusicModule(lightning.LightningModule):
     # One step.
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
-        seed_torch(self.device, self._seed, self.trainer.fit_loop.total_batch_idx, self._shard[0])
+        self._seed_batch()
         if not self._begun:
             self._see_first_batch(batch)
         if self._plateau is not None and not self._plateau.is_noted:
             self._plateau.note(self.trainer.callback_metrics)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        tokens = self._tokens_of(batch)
-        logits = self(self._noised(batch, tokens[:, :-1]))
-        result = next_token_loss(logits, tokens[:, 1:], pad_id=self._pad_id, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+        result = self._loss_in_memory(batch)
+        self._latest = batch, result.loss.detach()
         self._training_sums.add(result.nll_sum, result.num_tokens)
         if not self._in_unlike_parts():
             return result.loss
@@ -241,6 +247,43 @@ class MusicModule(lightning.LightningModule):
         packed = getattr(getattr(self.trainer, "datamodule", None), "packing", None) is True
         return self.trainer.accumulate_grad_batches > 1 or (self._shard[1] > 1 and not packed)
 
+    def _seed_batch(self) -> None:
+        seed_torch(self.device, self._seed, number_of_batch(self.trainer), self._shard[0])
+
+    def _loss_in_memory(self, batch: Any) -> NextTokenLoss:
+        """The loss of a batch, worked on in as many parts as memory asks for."""
+        tokens = self._tokens_of(batch)
+
+        def work(parts: int) -> NextTokenLoss:
+            return in_parts(self._loss_of, parts, self._noised(batch, tokens[:, :-1]), tokens[:, 1:])
+
+        # Where the network lies in shares, other ranks wait for this one's.
+        may_divide = not isinstance(self.trainer.strategy, ModelParallelStrategy | FSDPStrategy)
+        return self._micro_batches.until_it_fits(len(tokens), work, self._seed_batch, may_divide=may_divide, step=self.global_step + 1)
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        backward, losses, (batch, value) = super().backward, [loss], self._latest
+        self._latest = None, None
+
+        def again() -> None:
+            losses.pop().detach_()  # and with it goes what is left of its graph
+            self.zero_grad()
+            self._seed_batch()
+
+        def work(parts: int) -> None:
+            if not losses:
+                losses.append(self._loss_in_memory(batch).loss * (loss.detach() / value))
+            backward(losses[0], *args, **kwargs)
+
+        # Other ranks, and earlier batches of the window, have a share in what has been gathered already.
+        may_divide = batch is not None and self.trainer.world_size == 1 and not self._step_tokens
+        rows = len(tokens_of(batch)) if may_divide else 0
+        self._micro_batches.until_it_fits(rows, work, again, may_divide=may_divide, step=self.global_step + 1)
+
+    def _loss_of(self, read: Tensor, targets: Tensor) -> NextTokenLoss:
+        """What is minimised: of the tokens as they are read, and those they are to predict, both (rows, time)."""
+        return next_token_loss(self(read), targets, pad_id=self._pad_id, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
+
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         self._step_tokens.forget()
 
@@ -251,12 +294,15 @@ class MusicModule(lightning.LightningModule):
         """Make the gradients those of the mean over all tokens of the step."""
         factor = self._step_tokens.factor(self._sum_over_ranks, self._shard[1])
         self._step_tokens.forget()
-        _multiply(gradients_of(self.parameters()), factor)
+        multiply(gradients_of(self.parameters()), factor)
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         tokens = self._tokens_of(batch)
-        result = next_token_loss(self(tokens[:, :-1]), tokens[:, 1:], pad_id=self._pad_id)
+        result = self._valid_parts.until_it_fits(len(tokens), lambda parts: in_parts(self._measure, parts, tokens[:, :-1], tokens[:, 1:]))
         self._likelihood.add(result.nll_sum, result.num_tokens, batch)
+
+    def _measure(self, read: Tensor, targets: Tensor) -> NextTokenLoss:
+        return next_token_loss(self(read), targets, pad_id=self._pad_id)
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         self.validation_step(batch, batch_idx)
@@ -297,6 +343,9 @@ class MusicModule(lightning.LightningModule):
             return
         values: dict[str, Any] = {**self._training_sums.flush(self._sum_over_ranks, self._shard[1])}
         values |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": self._gradient_norm(optimizer)}
+        if self.trainer.world_size > 1:
+            parts = torch.tensor(self._micro_batches.parts, device=self.device)
+            self._micro_batches.learn(int(self.trainer.strategy.reduce(parts, reduce_op="max")))
         self.log("train/loss", self._widest(values.pop("loss")), prog_bar=True)
         self.log_dict({f"train/{name}": self._widest(value) for name, value in values.items()})
 
@@ -325,16 +374,7 @@ class MusicModule(lightning.LightningModule):
         counts = self.trainer.state.fn == "fit" and not self.trainer.sanity_checking
         if self._plateau is None or not counts or self.global_step < getattr(self.schedule, "warmup_steps", 0):
             return
-        # The first rank's word counts: a value need be neither the same on every rank nor logged by all of them.
-        heard = self._plateau.heard(self.trainer.callback_metrics, self.trainer.callbacks)  # type: ignore[attr-defined]
-        value = self.trainer.strategy.broadcast(heard)
-        if isinstance(value, str):
-            raise ValueError(value)
-        if value is not None and self._plateau.see(value):
-            log.info("No better %s in %d validations: the schedule's learning rate is now multiplied by %g",
-                     self._plateau.rule.monitor, self._plateau.rule.patience + 1, self._plateau.factor)  # fmt: skip
-            for config in self.trainer.lr_scheduler_configs:
-                set_learning_rates(config.scheduler)
+        self._plateau.look(self.trainer)
 
     def on_test_epoch_end(self) -> None:
         self._log_likelihood("test")
@@ -367,54 +407,14 @@ class MusicModule(lightning.LightningModule):
 
     # What a checkpoint holds besides the weights.
 
+    def _remembering(self) -> dict[str, Any]:
+        parts = {SUMS_KEY: self._training_sums, STEP_TOKENS_KEY: self._step_tokens, MICRO_BATCHES_KEY: self._micro_batches}
+        return parts if self._plateau is None else {**parts, PLATEAU_KEY: self._plateau}
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        checkpoint[SUMS_KEY] = self._training_sums.state_dict()
-        checkpoint[STEP_TOKENS_KEY] = self._step_tokens.state_dict()
-        if self._plateau is not None:
-            checkpoint[PLATEAU_KEY] = self._plateau.state_dict()
+        checkpoint.update({key: part.state_dict() for key, part in self._remembering().items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        if SUMS_KEY in checkpoint:
-            self._training_sums.load_state_dict(checkpoint[SUMS_KEY])
-        if STEP_TOKENS_KEY in checkpoint:
-            self._step_tokens.load_state_dict(checkpoint[STEP_TOKENS_KEY])
-        if self._plateau is not None and PLATEAU_KEY in checkpoint:
-            self._plateau.load_state_dict(checkpoint[PLATEAU_KEY])
-
-
-def _multiply(gradients: list[Tensor], factor: Tensor) -> None:
-    if factor.device.type == "cpu" and factor.item() == 1.0:
-        return
-    with torch.no_grad():
-        # Every rank its own share, which for DTensors is a plain tensor: a list of both kinds is refused.
-        shares = [getattr(gradient, "to_local", lambda whole=gradient: whole)() for gradient in gradients]
-        if shares:
-            torch._foreach_mul_(shares, factor)
-
-
-class SharedFactory:
-    """Makes optimizers; a copy of the module shares it.
-
-    Weight averaging copies the whole module, and what a command line hands over as a factory holds a parser that cannot be copied.
-    """
-
-    def __init__(self, make: Callable[[Iterable], Optimizer]) -> None:
-        self.make = make
-
-    def __call__(self, groups: Iterable) -> Optimizer:
-        return self.make(groups)
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> SharedFactory:
-        return self
-
-
-def _no_limit(schedule: Schedule) -> str:
-    return (
-        f"{type(schedule).__name__} needs the number of optimizer steps, and this trainer has none: neither max_steps, nor max_epochs "
-        "over a loader of known length. Set trainer.max_steps or the schedule's total_steps, or take InverseSquareRoot or Constant."
-    )
-
-
-def _run_seed(datamodule: Any) -> int:
-    seed = getattr(datamodule, "seed", None)
-    return int(os.environ.get("PL_GLOBAL_SEED", 0)) if seed is None else int(seed)
+        for key, part in self._remembering().items():
+            if key in checkpoint:
+                part.load_state_dict(checkpoint[key])

@@ -80,6 +80,7 @@ def test_checkpoints_hold_plain_values_alone(tmp_path):
     assert checkpoint["hyper_parameters"] == {
         "label_smoothing": 0.0,
         "z_loss": 0.0,
+        "micro_batches": 1,
         "pad_id": PAD,
         "compile": False,
         "activation_checkpointing": False,

@@ -58,3 +58,14 @@ def clip_values(parameters: Sequence[Tensor], largest: float) -> None:
     for gradient in gradients_of(parameters):
         local: Tensor = getattr(gradient, "to_local", lambda whole=gradient: whole)()
         local.clamp_(-largest, largest)
+
+
+@torch.no_grad()
+def multiply(gradients: list[Tensor], factor: Tensor) -> None:
+    """Multiply all gradients by a scalar, each rank its own share of them."""
+    if factor.device.type == "cpu" and factor.item() == 1.0:
+        return
+    # For DTensors the share is a plain tensor: a list of both kinds is refused.
+    shares = [getattr(gradient, "to_local", lambda whole=gradient: whole)() for gradient in gradients]
+    if shares:
+        torch._foreach_mul_(shares, factor)

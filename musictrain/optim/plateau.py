@@ -6,6 +6,7 @@ value and multiplies its schedule by ``PlateauWatch.factor``.
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from typing import Any, Literal
 from torch import Tensor
 
 from musictrain.suggestions import did_you_mean
+
+log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -120,6 +123,22 @@ class PlateauWatch:
         if value is None or value is self._counted or (name in to_come and math.isnan(value)):
             return None
         return float(value)
+
+    def look(self, trainer: Any) -> None:
+        """After a validation: see the watched value, the same on every rank, and reduce the learning rates of Lightning's ``trainer``.
+
+        Raises:
+            ValueError: if nobody logs the value.
+        """
+        # The first rank's word counts: a value need be neither the same on every rank nor logged by all of them.
+        value = trainer.strategy.broadcast(self.heard(trainer.callback_metrics, trainer.callbacks))
+        if isinstance(value, str):
+            raise ValueError(value)
+        if value is not None and self.see(value):
+            log.info("No better %s in %d validations: the schedule's learning rate is now multiplied by %g",
+                     self.rule.monitor, self.rule.patience + 1, self.factor)  # fmt: skip
+            for config in trainer.lr_scheduler_configs:
+                set_learning_rates(config.scheduler)
 
     def see(self, value: float) -> bool:
         """Take in one validation's value; whether the rate was reduced."""

@@ -184,3 +184,11 @@ def check_share(schedule: Any, name: str) -> None:
     """Refuse a value outside [0, 1] with a ValueError."""
     if not 0.0 <= getattr(schedule, name) <= 1.0:
         raise ValueError(f"{type(schedule).__name__} got {name}={getattr(schedule, name)}, expected a share in [0, 1].")
+
+
+def no_limit(schedule: Schedule) -> str:
+    """The message for a schedule that needs the run's length and a trainer that has none."""
+    return (
+        f"{type(schedule).__name__} needs the number of optimizer steps, and this trainer has none: neither max_steps, nor max_epochs "
+        "over a loader of known length. Set trainer.max_steps or the schedule's total_steps, or take InverseSquareRoot or Constant."
+    )

@@ -13,9 +13,9 @@ FLOORS = {
     **dict.fromkeys(
         ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
     ),
-    **dict.fromkeys(("speed", "compiling", "dashboard", "notifications"), 1),
+    **dict.fromkeys(("micro_batches", "speed", "compiling", "dashboard", "notifications"), 1),
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints", "loggers"), 2),
-    "sampling": 2,
+    **dict.fromkeys(("sampling", "rolling_back"), 2),
     "callbacks": 3,
     **dict.fromkeys(("cli", "search", "stages"), 4),
     **dict.fromkeys(("__init__", "__main__"), 5),
@@ -34,7 +34,9 @@ SIDEWAYS = {
     ("metrics", "data"): "a corpus is the reference",
     ("metrics", "listening"): "bars are bars",
     ("compiling", "data"): "caches lie together",
+    ("micro_batches", "losses"): "a batch in parts has the loss of the whole",
     ("sampling", "checkpoints"): "what is played from is a network put together, or the best version",
+    ("rolling_back", "checkpoints"): "what is gone back to is a stored version",
     ("__main__", "__init__"): "the program is the package",
     **{("cli", door): "the command line opens the other doors" for door in ("search", "stages")},
 }
@@ -42,7 +44,7 @@ ONLY = {
     # Rooms that may use less than their floor offers.
     "callbacks": {
         *("notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"),
-        *("stopping", "health", "dashboard", "notifications", "loggers", "sampling"),
+        *("stopping", "health", "dashboard", "notifications", "loggers", "sampling", "rolling_back"),
     },
     # They draw and tell what stands in the run folder; neither needs torch.
     "dashboard": {"notes", "suggestions", "runs"},
