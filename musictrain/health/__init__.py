@@ -3,33 +3,26 @@
 Standard library and numpy only; ``musictrain.callbacks.AnomalyAlerts`` measures, and does what the settings say.
 """
 
+from musictrain.health.batches import DataAnomalies
 from musictrain.health.detector import ACTIONS, Action, Detector, Settings, stronger
-from musictrain.health.detectors import (
-    DETECTORS,
-    DataAnomalies,
-    DataWait,
-    Divergence,
-    Entropy,
-    GradientSpike,
-    Layers,
-    LossScale,
-    LossSpike,
-    Memory,
-    MusicalCollapse,
-    NonFinite,
-    Plateau,
-    SlowRank,
-    Throughput,
-    Updates,
-    ValidationDrift,
-)
+from musictrain.health.detectors import DETECTORS
 from musictrain.health.finding import Finding
+from musictrain.health.layers import Layers
+from musictrain.health.memory import Memory
+from musictrain.health.non_finite import NonFinite
+from musictrain.health.pace import DataWait, SlowRank, Throughput
+from musictrain.health.predictions import Entropy, LossScale
+from musictrain.health.spikes import GradientSpike, LossSpike
+from musictrain.health.trends import Divergence, Plateau
+from musictrain.health.updates import Updates
+from musictrain.health.validation import Bound, MusicalCollapse, ValidationDrift
 from musictrain.health.vitals import Vitals
 
 __all__ = [
     "ACTIONS",
     "DETECTORS",
     "Action",
+    "Bound",
     "DataAnomalies",
     "DataWait",
     "Detector",

@@ -168,17 +168,20 @@ class Incidents:
         begun = {place: finding for place, finding in found.items() if place not in self.open}
         for place, finding in found.items():
             self.open[place] = self.open.get(place, _Incident(finding)).goes_on(finding)
-        ended = [self.open[place] for place in list(self.open) if place not in found and self._ends(place)]
+        ended = [ended for place in list(self.open) if place not in found and (ended := self._ended(place))]
         if begun:
             return worst_of(begun)
         return None if self.open or not ended else max(ended, key=lambda one: one.worst.score).ending(step)
 
-    def _ends(self, place: str) -> bool:
+    def note(self, place: str, **facts: Any) -> None:
+        """Add facts to the details of an open incident; nothing happens if there is none."""
+        if incident := self.open.get(place):
+            incident.worst = replace(incident.worst, details={**incident.worst.details, **facts})
+
+    def _ended(self, place: str) -> _Incident | None:
         incident = self.open[place]
         incident.calm += 1
-        if incident.calm >= self._calm:
-            del self.open[place]
-        return incident.calm >= self._calm
+        return self.open.pop(place) if incident.calm >= self._calm else None
 
     def state_dict(self) -> dict[str, Any]:
         """As plain values."""
@@ -195,7 +198,7 @@ class _Incident:
 
     def goes_on(self, finding: Finding) -> _Incident:
         self.calm, self.last = 0, finding.step
-        if finding.score > self.worst.score:
+        if finding.score > self.worst.score:  # false where one of them is nan
             self.worst = replace(finding, began=self.worst.began)
         return self
 

@@ -54,14 +54,21 @@ class Finding:
         """
         of = f" of {self.where}" if self.where else ""
         if self.over:
-            lasted = f"from step {self.began:,} to step {self.step:,}" if self.step > self.began else f"at step {self.step:,}"
-            return f"It is over: {self.what}{of} is normal again; it was not {lasted}, at worst {self._shown(self.value)}."
+            return self._ending(of)
         if not math.isfinite(self.value):
             first = f", first in {self.where}" if self.where else ""
             return f"At step {self.step:,} {self.what} {self._verb} not finite{first}."
         normally = f", normally {self._shown(self.normal)}" if math.isfinite(self.normal) else ""
         beyond = f": {self.beyond}" if self.beyond else ""
         return f"At step {self.step:,} {self.what}{of} {self._verb} {self._shown(self.value)}{normally}{beyond}."
+
+    def _ending(self, of: str) -> str:
+        lasted = f"from step {self.began:,} to step {self.step:,}" if self.step > self.began else f"at step {self.step:,}"
+        if self.details.get("stayed"):
+            what = self.what[0].upper() + self.what[1:]
+            return f"{what}{of} stayed so ({lasted}, at worst {self._shown(self.value)}), which is taken for normal now."
+        worst = f", at worst {self._shown(self.value)}" if math.isfinite(self.value) else ""
+        return f"It is over: {self.what}{of} {self._verb} as usual again after having been unusual {lasted}{worst}."
 
     @property
     def _verb(self) -> str:
