@@ -15,6 +15,7 @@ from musictrain.data.evaluation_batches import EvaluationPlan
 from musictrain.data.first_process import build_first, is_spread
 from musictrain.data.loading import BatchLoader, batch_loader
 from musictrain.data.masking import check_mask
+from musictrain.data.passed_over import PassedOver
 from musictrain.data.splits import check_fractions
 from musictrain.data.token_store import TokenStore
 from musictrain.data.token_store_building import open_or_build
@@ -40,6 +41,7 @@ class MusicDataModule(LightningDataModule):
     key, of one batch of A times ``batch_size``. So that no step is cut short, an epoch is a whole number of steps: as many as cover the
     corpus once. Training goes through the batches in order and never repeats one; the checkpoint keeps how many were trained on, and a
     resumed run goes on with the next, in mid-epoch too, with another ``batch_size`` too. See ``NumberedBatches`` for what a batch holds.
+    Batches that have spoiled a training can be left out of all that follows: see ``pass_over``.
 
     Args:
         corpus: ``chorales``, ``ryans``, ``oneills``, ``airds``, a folder of scores, or a JSON file of four-part frames.
@@ -116,6 +118,7 @@ class MusicDataModule(LightningDataModule):
         self._offset = 0
         self._resume_at = 0
         self._batch_size_before: int | None = None
+        self._passed_over = PassedOver()
 
     def _check(self) -> None:
         step = self.tokenizer.tokens_per_step
@@ -216,6 +219,7 @@ class MusicDataModule(LightningDataModule):
         return batch_loader(
             plan,
             first=lambda: self.position,
+            numbers=lambda start, count: self._passed_over.numbers(start, count, self.batch_size),
             rank=rank,
             world_size=world_size,
             num_workers=self.num_workers,
@@ -275,7 +279,32 @@ class MusicDataModule(LightningDataModule):
     def position(self) -> int:
         """The number of the next batch to train on."""
         # Whoever asks for the run's length in configure_optimizers has loaders made before the trainer knows what it has counted.
-        return max(self._resume_at, self._offset + self._trained())
+        count = max(self._passed_over.count(self._resume_at, self.batch_size), self._offset + self._trained())
+        return self._passed_over.number(count, self.batch_size)
+
+    def pass_over(self, first: int, last: int) -> None:
+        """Leave the batches from number ``first`` to ``last`` out of every fit that begins from now on; checkpoints keep it.
+
+        The next batch takes their place: an epoch has as many batches as before. A batch that was passed over never comes again. Another
+        ``batch_size`` leaves out every batch that holds one of their rows.
+
+        Raises:
+            ValueError: if there are no such batches.
+            RuntimeError: while a fit goes on, whose batches are on their way already.
+        """
+        if self.trainer is not None and self.trainer.state.status == "running" and self.trainer.train_dataloader is not None:
+            raise RuntimeError(f"Batches {first} to {last} cannot be passed over while a fit goes on: leave it first, and fit again.")
+        self._passed_over.add(first, last, self.batch_size)
+
+    @property
+    def passed_over(self) -> list[tuple[int, int]]:
+        """First and last number of the batches that are left out, in order."""
+        return self._passed_over.ranges(self.batch_size)
+
+    def number_of_batch(self, index: int) -> int:
+        """The number of the training batch that the Trainer counts as ``index``, from 0."""
+        count = self._offset + index
+        return index + self._passed_over.number(count, self.batch_size) - count
 
     def _trained(self) -> int:
         # Not `completed`: a checkpoint saved in on_train_batch_end comes before that count goes up, but after the batch was trained on.
@@ -294,7 +323,7 @@ class MusicDataModule(LightningDataModule):
             more = counts.processed * before // self.batch_size - counts.processed
             for name in ("ready", "started", "processed", "completed"):
                 setattr(counts, name, getattr(counts, name) + more)
-        self._offset = self._resume_at - self._trained()
+        self._offset = self._passed_over.count(self._resume_at, self.batch_size) - self._trained()
 
     def state_dict(self) -> dict[str, Any]:
         """Position, what was trained on, and what the batches depend on, as plain values."""
@@ -303,6 +332,8 @@ class MusicDataModule(LightningDataModule):
             "corpus": {"name": self.corpus.name, "fingerprint": self.corpus.fingerprint},
             "tokenizer": {"name": self.tokenizer.name, "fingerprint": self.tokenizer.fingerprint},
             "batches": self._batch_settings(),
+            # In rows, whatever a batch's size; not there as long as there is nothing to say.
+            **({"passed_over": [list(rows) for rows in self._passed_over.rows]} if self._passed_over else {}),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -317,6 +348,7 @@ class MusicDataModule(LightningDataModule):
         self._compare("corpus", state_dict["corpus"], self.corpus.name, self.corpus.fingerprint)
         now, then = self._batch_settings(), {**OFF, **state_dict["batches"]}
         own = now.pop("batch_size")
+        self._passed_over.add_rows(state_dict.get("passed_over", ()))
         self._go_on_after(int(state_dict["position"]), then.get("batch_size", own))
         if changed := [f"{name}={now[name]} (was {then.get(name)})" for name in now if then.get(name) != now[name]]:
             log.warning("Resumed with %s: the batches from here on are not those of the uninterrupted run.", ", ".join(changed))
@@ -325,7 +357,7 @@ class MusicDataModule(LightningDataModule):
         """Go on with the row that follows ``position`` batches of ``batch_size`` rows."""
         rows, self._batch_size_before = position * batch_size, batch_size
         self._resume_at, again = divmod(rows, self.batch_size)
-        self._offset = self._resume_at - _trained_in_checkpoint(self.trainer)
+        self._offset = self._passed_over.count(self._resume_at, self.batch_size) - _trained_in_checkpoint(self.trainer)
         changed = f"Resumed with batch_size={self.batch_size} (was {batch_size})"
         if again:
             log.warning(

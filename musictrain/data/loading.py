@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -44,14 +44,17 @@ class BatchNumbers(DistributedSampler[int]):
     Args:
         num_batches: numbers in an epoch.
         first: asked for the first number whenever an epoch begins; None means 0.
+        numbers: gives so many numbers from a first one on, without those that are passed over; None passes none over.
     """
 
-    def __init__(self, num_batches: int, first: Callable[[], int] | None = None) -> None:
-        self.num_batches, self.first = num_batches, first
+    def __init__(
+        self, num_batches: int, first: Callable[[], int] | None = None, numbers: Callable[[int, int], Iterable[int]] | None = None
+    ) -> None:
+        self.num_batches, self.first, self.numbers = num_batches, first, numbers
 
     def __iter__(self) -> Iterator[int]:
         start = self.first() if self.first else 0
-        return iter(range(start, start + self.num_batches))
+        return iter(range(start, start + self.num_batches) if self.numbers is None else self.numbers(start, self.num_batches))
 
     def __len__(self) -> int:
         return self.num_batches
@@ -72,6 +75,7 @@ def batch_loader(
     plan: NumberedBatches,
     *,
     first: Callable[[], int] | None = None,
+    numbers: Callable[[int, int], Iterable[int]] | None = None,
     rank: int = 0,
     world_size: int = 1,
     num_workers: int = 0,
@@ -82,6 +86,7 @@ def batch_loader(
     Args:
         plan: the batches.
         first: the number each epoch begins with; None means 0.
+        numbers: gives so many numbers from a first one on; None gives all. See ``BatchNumbers``.
         rank: whose rows.
         world_size: ranks the rows are dealt out to.
         num_workers: processes that prepare batches ahead; they live as long as the loader.
@@ -94,7 +99,7 @@ def batch_loader(
     return BatchLoader(
         RankBatches(plan, rank, world_size),
         batch_size=None,
-        sampler=BatchNumbers(-(-plan.num_batches // multiple) * multiple, first),
+        sampler=BatchNumbers(-(-plan.num_batches // multiple) * multiple, first, numbers),
         num_workers=num_workers,
         persistent_workers=num_workers > 0,
         pin_memory=torch.cuda.is_available(),
