@@ -26,10 +26,14 @@ class TrainingSums:
 
     The clock runs between :meth:`start` and :meth:`pause`. The state is plain numbers, for a checkpoint; with several ranks it is that of
     the rank which saves, and every rank takes it up as its own share.
+
+    Attributes:
+        latest: likelihood and tokens of the last batch, (2,), on the device; None before the first.
     """
 
     def __init__(self) -> None:
         self.tokens_before = 0
+        self.latest: Tensor | None = None
         self._sums = torch.zeros(2, dtype=torch.float64)
         self._seconds = 0.0
         self._started: float | None = None
@@ -45,7 +49,8 @@ class TrainingSums:
 
     def add(self, nll_sum: Tensor, num_tokens: Tensor) -> None:
         """Add one batch; both are scalars, and nothing waits for them."""
-        self._sums += torch.stack((nll_sum, num_tokens)).to(self._sums)
+        self.latest = torch.stack((nll_sum.detach(), num_tokens.detach())).to(self._sums)
+        self._sums += self.latest
 
     def flush(self, reduce: Reduce, num_shares: int) -> dict[str, float]:
         """``loss`` (nats per token), ``tokens_per_second`` and ``tokens`` so far of the whole run; the sums begin again at zero.

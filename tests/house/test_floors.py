@@ -13,7 +13,7 @@ FLOORS = {
     **dict.fromkeys(
         ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
     ),
-    **dict.fromkeys(("micro_batches", "speed", "compiling", "dashboard", "notifications"), 1),
+    **dict.fromkeys(("micro_batches", "vitals", "speed", "compiling", "dashboard", "notifications"), 1),
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints", "loggers"), 2),
     **dict.fromkeys(("sampling", "rolling_back"), 2),
     "callbacks": 3,
@@ -44,7 +44,7 @@ ONLY = {
     # Rooms that may use less than their floor offers.
     "callbacks": {
         *("notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"),
-        *("stopping", "health", "dashboard", "notifications", "loggers", "sampling", "rolling_back"),
+        *("stopping", "health", "vitals", "dashboard", "notifications", "loggers", "sampling", "rolling_back"),
     },
     # They draw and tell what stands in the run folder; neither needs torch.
     "dashboard": {"notes", "suggestions", "runs"},
