@@ -142,12 +142,15 @@ class ValidationDriftDetector(IncidentDetector[ValidationDrift]):
 
     def own_state(self) -> dict[str, Any]:
         """The best so far."""
-        names = ("train", "best", "train_at_best", "best_step", "high")
-        return {name: getattr(self, f"_{name}") for name in names}
+        # Not nan, which is not equal to itself: a state that was written and read is the one that was written.
+        losses = {"train": self._train, "best": self._best, "train_at_best": self._train_at_best}
+        known = {name: None if math.isnan(loss) else loss for name, loss in losses.items()}
+        return {**known, "best_step": self._best_step, "high": self._high}
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
-        self._train, self._best, self._train_at_best = (float(state[name]) for name in ("train", "best", "train_at_best"))
+        losses = [state[name] for name in ("train", "best", "train_at_best")]
+        self._train, self._best, self._train_at_best = (math.nan if loss is None else float(loss) for loss in losses)
         self._best_step, self._high = int(state["best_step"]), int(state["high"])
 
 
