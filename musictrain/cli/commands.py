@@ -36,6 +36,7 @@ COMMANDS = (
     Command("predict", "Train", "run the model's predict step over the data", "musictrain.cli.training"),
     Command("sample", "Train", "make music from a checkpoint", "musictrain.cli.sample"),
     Command("verify-resume", "Train", "prove on your own configuration that a resume is exact", "musictrain.cli.verify_resume"),
+    Command("replay", "Look", "one step of a run again: hear and see its batch", "musictrain.cli.replay"),
     Command("runs", "Look", "list, show, compare, best, overview, tags, notes; filters, sorting, SQL", "musictrain.cli.runs"),
     Command("report", "Look", "a run's page as one file that stands alone", "musictrain.cli.report"),
     Command("watch", "Look", "watch a run, or all of them, live in the terminal", "musictrain.cli.watch"),

@@ -17,7 +17,7 @@ FLOORS = {
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints", "loggers"), 2),
     **dict.fromkeys(("sampling", "rolling_back"), 2),
     "callbacks": 3,
-    **dict.fromkeys(("cli", "search", "stages"), 4),
+    **dict.fromkeys(("cli", "search", "stages", "replay"), 4),
     **dict.fromkeys(("__init__", "__main__"), 5),
 }
 LIGHTNING = {"lightning", "pytorch_lightning", "lightning_fabric", "lightning_utilities"}
@@ -38,7 +38,7 @@ SIDEWAYS = {
     ("sampling", "checkpoints"): "what is played from is a network put together, or the best version",
     ("rolling_back", "checkpoints"): "what is gone back to is a stored version",
     ("__main__", "__init__"): "the program is the package",
-    **{("cli", door): "the command line opens the other doors" for door in ("search", "stages")},
+    **{("cli", door): "the command line opens the other doors" for door in ("search", "stages", "replay")},
 }
 ONLY = {
     # Rooms that may use less than their floor offers.

@@ -1,0 +1,362 @@
+"""What ``replay`` does: choose where to begin, build the run's parts again, go forward to the step, and tell of it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from musictrain.checkpoints.catalog import Version
+from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS
+from musictrain.checkpoints.verification import BrokenCheckpointError
+from musictrain.cli.exits import CommandError, UsageError
+from musictrain.cli.parse_errors import innermost
+from musictrain.cli.resume import read_config, value_at
+from musictrain.replay.chosen import (
+    attempt_of_step,
+    attempts_of,
+    began_elsewhere,
+    first_whole,
+    recorded_until,
+    said_at,
+    seconds_per_step,
+    versions_before,
+)
+from musictrain.runs import RunFolder
+from musictrain.runs.records import read_records
+from musictrain.runs.rollbacks import FILE_NAME, read_rollbacks
+from musictrain.runs.standing import duration
+from musictrain.runs.status import is_gone, read_status
+
+if TYPE_CHECKING:
+    from musictrain.cli.replay_trainer import ReplayCLI
+    from musictrain.replay.writing import Told
+
+Say = Callable[[str], None]
+NEEDED = ("train_plan", "store", "corpus", "tokenizer")
+
+
+class Replaying:
+    """One step of a run, to be done again.
+
+    Args:
+        run: an existing run; it is only read.
+        step: from 1.
+        attempt: the start of the run whose step is meant; None for the last one that made it.
+        keep: class names of callbacks to wake besides those that are known to change training.
+
+    Raises:
+        ReplayError: if the run has not come so far.
+        UsageError: if it has no configuration.
+        CommandError: if there is no place to begin from.
+    """
+
+    def __init__(self, run: RunFolder, step: int, attempt: int | None = None, keep: Sequence[str] = ()) -> None:
+        self.run, self.step, self.keep = run, step, tuple(keep)
+        self.attempts = attempts_of(run.metrics)
+        self.attempt = attempt_of_step(run, step, attempt)
+        self.recorded = recorded_until(run, step, self.attempt)
+        self.until = max(step, self.recorded.line or step)
+        self.asked = attempt
+        self.notes: list[str] = list(self._done_before())
+        self.version, self.outline = self._begin_from()
+        self.then = dict(self.outline.get(CIRCUMSTANCES) or self._any_circumstances())
+        self.config = self._config()
+
+    @property
+    def folder(self) -> Path:
+        """Where the replay is written unless the user says otherwise."""
+        of_attempt = f"_attempt_{self.asked}" if self.asked is not None else ""
+        return self.run.path / "replay" / f"step_{self.step:06d}{of_attempt}"
+
+    @property
+    def began_at(self) -> int:
+        """Optimizer steps that need not be done again."""
+        return 0 if self.version is None else self.version.step
+
+    def _done_before(self) -> Iterator[str]:
+        earlier = [each for each in self.attempts if each.number < self.attempt.number and each.from_step < self.step <= each.last_step]
+        for each in earlier[-1:]:
+            back = next(later.from_step for later in self.attempts if later.number > each.number)
+            yield f"Attempt {each.number} did this step too, before the run went back to step {back:,}: see --attempt {each.number}."
+
+    def _begin_from(self) -> tuple[Version | None, dict[str, Any]]:
+        """The nearest version, and what it holds beside tensors; None for the beginning of the run."""
+        candidates = versions_before(self.run, self.step, self.attempts, self.attempt)
+        while candidates:
+            version, reasons = first_whole(candidates)
+            self.notes += reasons
+            if version is None:
+                break
+            outline = outline_of(version.path)
+            if not outline.get(GRADIENTS):
+                return version, outline
+            # It was saved inside an accumulation window, some of whose batches would not be seen.
+            candidates = [each for each in candidates if each.step < version.step]
+        if (began := began_elsewhere(self.run)) > 0:
+            raise CommandError(
+                f"Run {self.run.name} went on from another run's version after step {began:,}, and none of its own versions before step "
+                f"{self.step:,} is left: there is nowhere to begin. Try a later --step, or replay in the run it came from."
+            )
+        return None, {}
+
+    def _any_circumstances(self) -> Mapping[str, Any]:
+        """Under what the run was trained, as any of its versions tells; nothing if there is none."""
+        for path in sorted(self.run.checkpoints.glob("v*_step*.ckpt*"), reverse=True):
+            with suppress(BrokenCheckpointError, OSError):
+                if found := outline_of(path).get(CIRCUMSTANCES):
+                    return found  # type: ignore[no-any-return]
+        return {}
+
+    def _config(self) -> dict[str, Any]:
+        """The configuration of the attempt: each writes its own in the place of the one before."""
+        after = [each for each in self.attempts if each.number > self.attempt.number]
+        if not after:
+            return read_config(self.run)
+        for path in sorted(self.run.checkpoints.glob("v*_step*.ckpt*"), reverse=True):
+            with suppress(BrokenCheckpointError, OSError):
+                if self.attempt.began <= path.stat().st_mtime <= after[0].began:
+                    found = (outline_of(path).get(CIRCUMSTANCES) or {}).get("config")
+                    if found:
+                        return dict(yaml.safe_load(found))
+        self.notes.append("No version of that attempt is left: it is replayed with the configuration of the last one.")
+        return read_config(self.run)
+
+    # Doing it.
+
+    def tell(self, folder: Path, *, run_again: bool = True, most_rows: int | None = None, say: Say = print) -> Told:
+        """List the batches, do the step again, write everything into a folder, and give back what there is to tell.
+
+        Args:
+            folder: is made; what an earlier replay has left there goes.
+            run_again: or only list and write the music.
+            most_rows: how many rows are written at most, the worst ones; None for all.
+            say: called with lines on what is about to happen.
+
+        Raises:
+            UsageError: if the run's parts cannot be built, or its data module has no numbered batches.
+            CommandError: if corpus or tokenizer have changed, or the step cannot be reached.
+        """
+        from musictrain.cli.console import quiet_terminal
+
+        with quiet_terminal(), tempfile.TemporaryDirectory(prefix="replay-") as scratch, threads(self.then.get("threads")) as said:
+            self.notes += said
+            cli = self._build(scratch)
+            self._check_data(cli)
+            self._pass_over(cli)
+            if run_again:
+                say(self.outlook())
+                self._go(cli)
+            else:
+                cli.datamodule.setup("fit")
+            told = self._told(cli, run_again)
+            self._write(told, folder, most_rows, say)
+        return told
+
+    def _write(self, told: Told, folder: Path, most_rows: int | None, say: Say) -> None:
+        from musictrain.replay.writing import clear, write_reports, write_rows
+
+        try:
+            clear(folder)
+            write_rows(told, folder, most_rows)
+            write_reports(told, folder)
+        except OSError as error:
+            raise CommandError(f"The replay cannot be written: {error}. Name another folder with --output.") from error
+
+    def _build(self, scratch: str) -> ReplayCLI:
+        from musictrain.cli.replay_trainer import ReplayCLI, replay_config
+        from musictrain.replay import FollowStep
+
+        config = replay_config(
+            self.config, scratch, self.then.get("precision"), validates=bool(value_at(self.config, "model.init_args.plateau"))
+        )
+        try:
+            cli = ReplayCLI(config, FollowStep(self.step, self.until, self.recorded.since), self.keep)
+        except (ValueError, ImportError, AttributeError) as error:
+            raise UsageError(f"Run {self.run.name} cannot be built again: {innermost(str(error))}") from error
+        missing = [name for name in NEEDED if not hasattr(cli.datamodule, name)]
+        if missing:
+            raise UsageError(
+                "replay needs batches that can be asked for by number, as musictrain.MusicDataModule has them; "
+                f"{type(cli.datamodule).__name__} lacks {', '.join(missing)}."
+            )
+        return cli
+
+    def _check_data(self, cli: ReplayCLI) -> None:
+        """Refuse other music or other tokens than the run had."""
+        recorded: dict[str, str] = {}
+        if self.run.environment.is_file():
+            recorded = json.loads(self.run.environment.read_text(encoding="utf-8")).get("fingerprints") or {}
+        for what, then in recorded.items():
+            now = getattr(getattr(cli.datamodule, what, None), "fingerprint", then)
+            if now != then:
+                raise CommandError(
+                    f"The {what} is not what it was when run {self.run.name} was trained (fingerprint {then} then, {now} now), so its "
+                    f"batches cannot be made again. Bring the {what} back as it was."
+                )
+
+    def _pass_over(self, cli: ReplayCLI) -> None:
+        """Leave out the batches that the run had turned away from when the attempt began."""
+        place = self.run.path / FILE_NAME
+        if not place.is_file():
+            return
+        from musictrain.rolling_back.fitting import pass_over
+
+        asked = {each.get("number"): float(each.get("time") or 0.0) for each in reversed(read_records(place))}
+        began = self.attempt.began or math.inf
+        before = [rollback for rollback in read_rollbacks(place) if asked.get(rollback.number, 0.0) <= began]
+        pass_over(cli.datamodule, before)
+        self.notes += [f"Passed over, as in the run since it went back to step {each.to:,}: {each.passed_over}." for each in before]
+
+    def _go(self, cli: ReplayCLI) -> None:
+        """Do the steps again. What a guard of the run's own ends is told of as far as it came."""
+        follow = cli.follow
+        path = None if self.version is None else str(self.version.path)
+        try:
+            with quiet_records():
+                cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
+        except Exception as error:
+            if not follow.result.batches:
+                raise CommandError(
+                    f"Step {self.step:,} could not be done again: {innermost(str(error)) or type(error).__name__}"
+                ) from error
+            self.notes.append(f"In step {cli.trainer.global_step + 1:,} training ended: {innermost(str(error))}")
+        if not follow.result.batches:
+            raise CommandError(f"Training ended after step {cli.trainer.global_step:,}, before step {self.step:,} was done again.")
+
+    def outlook(self) -> str:
+        """From where, how many steps, about how long."""
+        steps = self.until - self.began_at
+        pace = seconds_per_step(self.run)
+        about = f", about {duration(pace * steps)} at the run's own pace" if pace else ""
+        what = f"from {self.version.name}" if self.version is not None else "from the beginning, since no version before it is left"
+        line = f", to the end of the line of step {self.until:,}" if self.until > self.step else ""
+        return f"Going {what}: {steps:,} {'step' if steps == 1 else 'steps'}{line}{about}."
+
+    # Telling of it.
+
+    def _told(self, cli: ReplayCLI, run_again: bool) -> Told:
+        from musictrain.replay import music_of_rows
+        from musictrain.replay.scores import compare, score_pieces, score_rows, worst_tokens
+        from musictrain.replay.writing import Told
+
+        result = cli.follow.result if run_again else None
+        batches = [each.batch for each in result.batches] if result is not None else self._planned_batches(cli)
+        rows = score_rows(
+            [row for batch in batches for row in music_of_rows(cli.datamodule, batch)], result.batches if result is not None else ()
+        )
+        compared = compare(self.recorded, result) if result is not None else []
+        told = Told(self.run.name, self.step, rows, result=result, compared=compared, line=self.recorded.line, since=self.recorded.since)
+        told.pieces, told.tokens = score_pieces(rows), worst_tokens(rows, cli.datamodule.tokenizer)
+        told.said = said_at(self.run, self.step)
+        told.intro = list(self._intro(cli, told, batches))
+        told.advice = [*self.notes, *self._advice(cli, told)]
+        return told
+
+    def _planned_batches(self, cli: ReplayCLI) -> list[dict[str, Any]]:
+        from musictrain.cli.replay_trainer import numbers_of_step
+
+        plan = cli.datamodule.train_plan()
+        state = self.outline.get(type(cli.datamodule).__qualname__) or {}
+        return [plan.batch(number) for number in numbers_of_step(cli, state, self.began_at, self.step)]
+
+    def _intro(self, cli: ReplayCLI, told: Told, batches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+        numbers = ", ".join(f"{int(batch['number']):,}" for batch in batches)
+        yield f"{self.run.name}, step {self.step:,}: {'batch' if len(batches) == 1 else 'batches'} {numbers}, {len(told.rows)} rows"
+        if told.result is None:
+            return
+        result = told.result
+        yield f"loss {result.loss:.6f} nats per token, gradient norm {result.gradient_norm:.4f} before clipping"
+        if not result.optimizer_stepped:
+            yield "The update was skipped: there was no gradient to step with."
+        yield from self._comparison(told)
+
+    def _comparison(self, told: Told) -> Iterator[str]:
+        line, loss = self.recorded.line, next(iter(told.compared), None)
+        if line is None:
+            yield "The run has written no line at or after this step yet, so there is no loss of its own to compare with."
+        elif loss is None:
+            yield f"The line of step {line:,} was not reached, and nothing is compared with it."
+        else:
+            mean = f", the mean of steps {self.recorded.since:,} to {line:,}" if self.recorded.since < line else ""
+            same = (
+                "the replay's is equal to the bit"
+                if loss.equal
+                else f"the replay's is {loss.replayed!r}, {abs(loss.replayed - loss.recorded):.2g} off"
+            )
+            yield f"The run recorded {loss.key} {loss.recorded!r} at step {line:,}{mean}: {same}."
+
+    def _advice(self, cli: ReplayCLI, told: Told) -> Iterator[str]:
+        from musictrain.checkpoints.circumstances import circumstances_of
+        from musictrain.replay.scores import changes_since
+
+        if cli.left_out:
+            yield f"Left out, since it is not known whether they change training: {', '.join(cli.left_out)}. --keep NAME wakes one."
+        if told.result is None:
+            return
+        changed = changes_since(self.then, circumstances_of(cli.trainer, None))
+        status = read_status(self.run.status)
+        if status is not None and status.host and status.host != socket.gethostname():
+            changed.append("another machine")
+        if changed:
+            yield f"Not as when the run did it: {'; '.join(changed)}."
+        processes = int(self.then.get("world_size") or 1)
+        if processes > 1:
+            yield (
+                f"The run used {processes} processes. Here one works on the rows of all of them: the same music and the same mean, added "
+                "up in another order, so that the last bits differ; dropout's masks are others."
+            )
+        if status is not None and status.is_active() and not is_gone(status, time.time()):
+            yield "The run is still training; it was only read."
+        if told.compared and not all(each.equal for each in told.compared) and not changed and processes == 1:
+            yield "No difference in circumstances is known: something that the step depends on is kept in no version, or changes by itself."
+
+
+def outline_of(path: Path) -> dict[str, Any]:
+    """What a version holds beside weights and optimizer states.
+
+    Raises:
+        BrokenCheckpointError: if it is damaged.
+    """
+    from musictrain.checkpoints.checkpoint_io import SHARDED
+    from musictrain.checkpoints.storing import load, load_outline
+
+    tree = load_outline(path) if path.is_dir() else load(path)
+    return {key: value for key, value in tree.items() if key not in SHARDED}
+
+
+@contextmanager
+def threads(wanted: Any) -> Iterator[list[str]]:
+    """Compute with as many threads as the run did, on which the last bits depend; gives what is to be said of it."""
+    import torch
+
+    before = torch.get_num_threads()
+    if not isinstance(wanted, int) or wanted < 1 or wanted == before:
+        yield []
+        return
+    torch.set_num_threads(wanted)
+    try:
+        yield [f"Computed with {wanted} {'thread' if wanted == 1 else 'threads'}, as the run was."]
+    finally:
+        torch.set_num_threads(before)
+
+
+@contextmanager
+def quiet_records() -> Iterator[None]:
+    """What is logged while old steps are done again was said when they were done first."""
+    logger = logging.getLogger("musictrain")
+    before = logger.level
+    logger.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
