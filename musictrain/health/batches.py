@@ -59,7 +59,7 @@ class DataAnomaliesDetector(IncidentDetector[DataAnomalies]):
         named = ", ".join(map(str, tokens[:MOST_NAMED])) + (", ..." if len(tokens) > MOST_NAMED else "")
         return self._finding(
             vitals,
-            what="the number of tokens that the training set never has",
+            what="the number of tokens never seen in training",
             value=float(len(tokens)),
             normal=0.0,
             score=float(len(tokens)),
@@ -70,7 +70,7 @@ class DataAnomaliesDetector(IncidentDetector[DataAnomalies]):
     def _one_piece(self, piece: str, rows: int, vitals: Vitals) -> Finding:
         return self._finding(
             vitals,
-            what="the number of pieces in the batch",
+            what="the number of pieces",
             value=1.0,
             score=float(rows),
             beyond=f"all {rows} rows are from {piece}",
@@ -80,7 +80,7 @@ class DataAnomaliesDetector(IncidentDetector[DataAnomalies]):
     def _silence(self, beats: float, vitals: Vitals) -> Finding:
         return self._finding(
             vitals,
-            what="the longest silence of the batch",
+            what="the longest silence",
             value=beats,
             score=beats,
             beyond="no note begins or sounds in it",

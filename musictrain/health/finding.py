@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -72,7 +73,8 @@ class Finding:
 
     @property
     def _verb(self) -> str:
-        return "are" if self.what.split()[-1].endswith("s") and not self.what.endswith("ss") else "is"
+        subject = re.split(r" of | that |,", self.what)[0]
+        return "are" if subject.endswith("s") and not subject.endswith("ss") else "is"
 
     def _shown(self, value: float) -> str:
         if self.unit == "%":

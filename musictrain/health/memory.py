@@ -15,6 +15,8 @@ from musictrain.health.vitals import Vitals
 
 MIB = 2**20
 SCALES = 3
+LEAST_PACE = 0.7  # of the growth of the second half, in that of the first
+LEAST_SHARE = 0.25  # of an average way from block to block, that every one of them must have
 WIDER = 4  # looks of a block at one scale, in looks of the scale before
 
 
@@ -23,8 +25,9 @@ class Memory(Settings):
     """Memory that keeps growing.
 
     Looks at ``memory``. What counts is the lowest of each block of ``block`` looks, so that a peak within a block is no growth. Found when
-    of the last ``patience`` steps from block to block all but one go up, none of them makes up half of the way, and the way is
-    ``least_growth`` of where it began. The same at blocks four and sixteen times as long: a slower leak is found later.
+    of the last ``patience`` steps from block to block all but one go up, each by a fair share, the second half is not much slower than the
+    first, and the way without its longest step is ``least_growth`` of where it began and leads higher than memory has been before. The
+    same at blocks four and sixteen times as long: a slower leak is found later.
 
     Args:
         block: looks of the shortest block.
@@ -38,7 +41,7 @@ class Memory(Settings):
     block: int = 4
     patience: int = 8
     least_growth: float = 0.05
-    warm_up: int = 10
+    warm_up: int = 20
     calm: int = 4
 
     def detector(self) -> MemoryDetector:
@@ -75,10 +78,10 @@ class MemoryDetector(IncidentDetector[Memory]):
         settings, sizes = self.settings, [size for _, size in blocks.row]
         if len(sizes) <= settings.patience:
             return None
-        ways = [after - before for before, after in pairwise(sizes)]
         way = sizes[-1] - sizes[0]
-        is_steady = sum(one > 0 for one in ways) >= settings.patience - 1 and max(ways) < 0.5 * way
-        if not is_steady or way < settings.least_growth * sizes[0]:
+        # What has begun goes on for as long as memory grows at half of the pace, however unevenly.
+        goes_on = self._incidents.open and way >= 0.5 * settings.least_growth * sizes[0]
+        if not (goes_on or (sizes[-1] > blocks.highest_before and self._is_leak(sizes))):
             return None
         began = blocks.row[0][0]
         a_step = way / max(step - began, 1)
@@ -89,6 +92,17 @@ class MemoryDetector(IncidentDetector[Memory]):
             "MiB",
             {"since_step": began, "bytes_a_step": a_step},
         )
+
+    def _is_leak(self, sizes: list[float]) -> bool:
+        settings, way, ways = self.settings, sizes[-1] - sizes[0], [after - before for before, after in pairwise(sizes)]
+        if way - max(ways) < settings.least_growth * sizes[0] or way <= 0:
+            return False
+        # What fills up slows down: caches, pools, pages of a file that are touched one by one.
+        half = sizes[len(sizes) // 2]
+        if sizes[-1] - half < LEAST_PACE * (half - sizes[0]):
+            return False
+        least_way = LEAST_SHARE * way / settings.patience
+        return sum(one > least_way for one in ways) >= settings.patience - 1
 
     def own_state(self) -> dict[str, Any]:
         """The lowest of each block."""
@@ -107,6 +121,7 @@ class _Lowest:
     def __init__(self, size: int, keep: int) -> None:
         self._size, self._count, self._lowest = size, 0, math.inf
         self.row: deque[tuple[int, float]] = deque(maxlen=keep)
+        self.highest_before = 0.0  # of the blocks that are not in the row any more
 
     def add(self, step: int, value: float) -> bool:
         """Take a value; whether a block is full with it."""
@@ -114,13 +129,20 @@ class _Lowest:
         self._count += 1
         if self._count < self._size:
             return False
+        if len(self.row) == self.row.maxlen:
+            self.highest_before = max(self.highest_before, self.row[0][1])
         self.row.append((step, self._lowest))
         self._count, self._lowest = 0, math.inf
         return True
 
     def state_dict(self) -> dict[str, Any]:
-        return {"count": self._count, "lowest": self._lowest, "row": [list(pair) for pair in self.row]}
+        return {
+            "count": self._count,
+            "lowest": self._lowest,
+            "highest_before": self.highest_before,
+            "row": [list(pair) for pair in self.row],
+        }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._count, self._lowest = int(state["count"]), float(state["lowest"])
+        self._count, self._lowest, self.highest_before = int(state["count"]), float(state["lowest"]), float(state["highest_before"])
         self.row = deque(((int(step), float(value)) for step, value in state["row"]), maxlen=self.row.maxlen)

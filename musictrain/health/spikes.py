@@ -19,10 +19,10 @@ from musictrain.health.vitals import Vitals
 
 @dataclass(frozen=True, kw_only=True)
 class _Spike(Settings):
-    sudden: float = 16.0
-    threshold: float = 8.0
-    patience: int = 3
-    persistent: float = 8.0
+    sudden: float = 14.0
+    threshold: float = 5.0
+    patience: int = 4
+    persistent: float = 4.0
     level: int = 16
     window: int = 128
     least: int = 32
@@ -54,6 +54,8 @@ class GradientSpike(_Spike):
 
     kind: ClassVar[str] = "gradient_spike"
     action: Action = "alert"
+    sudden: float = 10.0
+    persistent: float = 0.0
     least_rise: float = 1.0
 
     def detector(self) -> GradientSpikeDetector:
@@ -73,6 +75,7 @@ class _SpikeDetector(IncidentDetector[S]):
     def __init__(self, settings: S) -> None:
         super().__init__(settings)
         self._stage: float | None = None
+        self._long_share = settings.persistent / settings.threshold if settings.persistent else math.inf
         self._begin()
 
     def _begin(self) -> None:
@@ -106,16 +109,20 @@ class _SpikeDetector(IncidentDetector[S]):
         if len(self._residuals) < settings.least:
             self._learn(scaled)
             return NOTHING
-        level = self._level.median()
-        deviation = max(self._residuals.deviation(), self.least_rise(level) / settings.threshold, TINY)
+        level, lowest = self._level.median(), self._levels.lowest()
+        least = self.least_rise(level)
+        if scaled - level <= least and level - lowest <= least * self._long_share:
+            self._high = 0  # whatever the spread is: it need not be known
+            self._learn(scaled)
+            return NOTHING
+        deviation = max(self._residuals.deviation(), least / settings.threshold, TINY)
         height = (scaled - level) / deviation
         if height > settings.threshold:
             return self._high_value(vitals, height, level)
         self._high = 0
         self._learn(scaled)
-        risen = (level - self._levels.lowest()) / deviation
-        if risen > settings.persistent:
-            return {"": self._finding(vitals, risen, self._levels.lowest(), f"for long: the last {settings.level} lie")}
+        if 0 < settings.persistent < (risen := (level - lowest) / deviation):
+            return {"": self._finding(vitals, risen, lowest, f"for long: the last {settings.level} lie")}
         return NOTHING
 
     def _learn(self, scaled: float) -> None:
