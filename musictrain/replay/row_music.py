@@ -163,9 +163,7 @@ class _PieceReader:
         """A part of a row, and where its tokens sound."""
         piece, start, first, length = span
         name = self.store.names[piece]
-        whole = self.store.piece(piece)
-        whole[start : start + length] = tokens[first : first + length]
-        sounding, notes = soundings(self.tokenizer, whole, start, start + length)
+        sounding, notes = soundings(self.tokenizer, self.store.piece(piece), start, tokens[first : first + length])
         known = self.pieces[name].notes.time_signatures if name in self.pieces else notes.time_signatures
         end = float(np.max(sounding.beats + sounding.spans, initial=0.0))
         lines = bar_lines(replace(notes, time_signatures=known), max(end, notes.end))
@@ -228,58 +226,81 @@ class Sounding:
     pitches: NDArray[np.int64]
 
 
-def soundings(tokenizer: Tokenizer, tokens: TokenIds, start: int, stop: int) -> tuple[Sounding, Notes]:
-    """Where tokens ``start`` to ``stop`` of a whole piece sound, and the notes among them, both in beats of the piece.
+def soundings(tokenizer: Tokenizer, piece: TokenIds, start: int, moved: TokenIds) -> tuple[Sounding, Notes]:
+    """Where some tokens of a piece sound, and the notes among them, both in beats of the piece.
 
     On a grid every token has its step. In a stream of events a token belongs to the note it describes, or to the next one.
+
+    Args:
+        tokenizer: that the piece was made with.
+        piece: all its tokens, as they are stored.
+        start: how many tokens into it they begin.
+        moved: the tokens as the network was given them, in another key, louder or softer.
     """
     if tokenizer.tokens_per_step > 1 and hasattr(tokenizer, "steps_per_beat"):
-        return _on_grid(tokenizer, tokens, start, stop)
-    return _in_events(tokenizer, tokens, start, stop)
+        return _on_grid(tokenizer, start, moved)
+    return _in_events(tokenizer, piece, start, moved)
 
 
-def _on_grid(tokenizer: Any, tokens: TokenIds, start: int, stop: int) -> tuple[Sounding, Notes]:
+def _on_grid(tokenizer: Any, start: int, moved: TokenIds) -> tuple[Sounding, Notes]:
     per_step, per_beat = tokenizer.tokens_per_step, tokenizer.steps_per_beat
     lead = len(tokenizer.begin) // per_step
-    steps = np.maximum(np.arange(start, stop) // per_step - lead, 0)
-    names = [tokenizer.token_name(int(token)).rpartition("_")[2] for token in tokens[start:stop]]
+    steps = np.maximum(np.arange(start, start + len(moved)) // per_step - lead, 0)
+    names = [tokenizer.token_name(int(token)).rpartition("_")[2] for token in moved]
     pitches = np.array([int(name) if name.isdigit() else -1 for name in names], np.int64)
-    special = np.isin(tokens[start:stop], (tokenizer.pad_id, *tokenizer.begin, *tokenizer.end))
+    special = np.isin(moved, (tokenizer.pad_id, *tokenizer.begin, *tokenizer.end))
     spans = np.where(special, 0.0, 1.0 / per_beat)
-    notes = tokenizer.decode(tokens[start:stop])
     # What an incomplete first step holds is not decoded.
-    begin = -(-start // per_step) - lead
-    notes = replace(notes, onset=notes.onset + max(0, begin) / per_beat)
+    notes = tokenizer.decode(moved)
+    notes = replace(notes, onset=notes.onset + max(0, -(-start // per_step) - lead) / per_beat)
     return Sounding(steps / per_beat, spans, pitches), notes
 
 
-def _in_events(tokenizer: Tokenizer, tokens: TokenIds, start: int, stop: int) -> tuple[Sounding, Notes]:
-    kinds = [tokenizer.token_name(int(token)).partition("_")[0] for token in tokens]
-    places = np.array([place for place, kind in enumerate(kinds) if kind in PITCHES], np.int64)
-    decoded = tokenizer.decode(tokens)
-    order = np.lexsort((decoded.pitch, np.where(decoded.drum, 128, decoded.program), decoded.onset))
+def _in_events(tokenizer: Tokenizer, piece: TokenIds, start: int, moved: TokenIds) -> tuple[Sounding, Notes]:
+    # Times are those of the whole piece as it is stored: in the middle of a stream nothing says where it is.
+    kinds = np.array([tokenizer.token_name(int(token)).partition("_")[0] for token in piece])
+    places = np.flatnonzero(np.isin(kinds, PITCHES))
+    decoded = tokenizer.decode(piece)
     if len(places) != len(decoded) or not len(places):
-        return _evenly(tokens, start, stop, decoded)
+        return _evenly(piece, start, moved, decoded)
+    order = np.lexsort((decoded.pitch, np.where(decoded.drum, 128, decoded.program), decoded.onset))
+    own = np.arange(start, start + len(moved))
     # The note that each token belongs to: Velocity and Duration to the one before, whatever else to the one after.
-    after = np.searchsorted(places, np.arange(len(tokens)), "left")
-    belongs = np.where(np.isin(kinds, AFTER_A_PITCH), after - 1, after)
+    after = np.searchsorted(places, own, "left")
+    belongs = np.where(np.isin(kinds[own], AFTER_A_PITCH), after - 1, after)
+    at_all = (belongs >= 0) & (belongs < len(order))
     note = order[np.clip(belongs, 0, len(order) - 1)]
     beats = np.where(belongs >= len(order), decoded.end, decoded.onset[note])
-    pitches = np.where(np.isin(kinds, (*PITCHES, *AFTER_A_PITCH, "Program")) & (belongs < len(order)), decoded.pitch[note], -1)
-    spans = np.where(pitches >= 0, decoded.duration[note], 0.0)
-    own = slice(start, stop)
-    heard = order[(places >= start) & (places < stop)]
-    return Sounding(
-        np.asarray(beats[own], np.float64), np.asarray(spans[own], np.float64), np.asarray(pitches[own], np.int64)
-    ), decoded.select(np.sort(heard))
+    told = at_all & np.isin(kinds[own], (*PITCHES, *AFTER_A_PITCH, "Program"))
+    moved_pitch = _moved(tokenizer, places - start, moved, decoded.pitch[order], 0)
+    pitches = np.where(told, moved_pitch[np.clip(belongs, 0, len(order) - 1)], -1)
+    spans = np.where(told, decoded.duration[note], 0.0)
+    heard = np.flatnonzero((places >= start) & (places < start + len(moved)))
+    loud = _moved(tokenizer, places - start, moved, decoded.velocity[order], 1)
+    columns = {name: getattr(decoded, name)[order[heard]] for name in COLUMNS}
+    columns |= {"pitch": moved_pitch[heard], "velocity": loud[heard]}
+    notes = Notes(**columns, time_signatures=decoded.time_signatures, tempos=decoded.tempos)
+    return Sounding(np.asarray(beats, np.float64), np.asarray(spans, np.float64), np.asarray(pitches, np.int64)), notes
 
 
-def _evenly(tokens: TokenIds, start: int, stop: int, decoded: Notes) -> tuple[Sounding, Notes]:
-    """As good as can be for a language whose notes cannot be counted: tokens are taken to pass evenly."""
-    beats = np.arange(start, stop) * (decoded.end / max(1, len(tokens)))
-    pitches = np.full(stop - start, -1, np.int64)
+def _moved(tokenizer: Tokenizer, places: NDArray[np.int64], moved: TokenIds, stored: NDArray[np.int64], after: int) -> NDArray[np.int64]:
+    """What the tokens ``after`` each of some places say now, where they are there and say a number; else what was stored."""
+    found = np.array(stored, np.int64)
+    kinds = (PITCHES, ("Velocity",))[after]
+    for number, place in enumerate((places + after).tolist()):
+        if 0 <= place < len(moved):
+            kind, _, value = tokenizer.token_name(int(moved[place])).partition("_")
+            if kind in kinds and value.isdigit():
+                found[number] = int(value)
+    return found
+
+
+def _evenly(piece: TokenIds, start: int, moved: TokenIds, decoded: Notes) -> tuple[Sounding, Notes]:
+    """As good as can be for a language whose notes cannot be counted: tokens are taken to pass evenly, in the key they are stored in."""
+    beats = np.arange(start, start + len(moved)) * (decoded.end / max(1, len(piece)))
     lowest, highest = (float(beats[0]), float(beats[-1])) if len(beats) else (0.0, 0.0)
-    return Sounding(np.asarray(beats, np.float64), np.zeros(len(beats)), pitches), decoded.between(lowest, highest)
+    sounding = Sounding(np.asarray(beats, np.float64), np.zeros(len(beats)), np.full(len(moved), -1, np.int64))
+    return sounding, decoded.between(lowest, highest)
 
 
 def in_words(tokenizer: Tokenizer, token: int) -> str:
