@@ -17,11 +17,14 @@ import yaml
 
 from musictrain.checkpoints.catalog import Version
 from musictrain.checkpoints.resume_report import CIRCUMSTANCES, GRADIENTS
+from musictrain.checkpoints.seal import SealError, read_seal
 from musictrain.checkpoints.verification import BrokenCheckpointError
 from musictrain.cli.exits import CommandError, UsageError
 from musictrain.cli.parse_errors import innermost
 from musictrain.cli.resume import read_config, value_at
 from musictrain.replay.chosen import (
+    Attempt,
+    Recorded,
     attempt_of_step,
     attempts_of,
     began_elsewhere,
@@ -32,6 +35,7 @@ from musictrain.replay.chosen import (
     versions_before,
 )
 from musictrain.runs import RunFolder
+from musictrain.runs.config_changes import ELSEWHERE, config_changes, without_new_defaults
 from musictrain.runs.records import read_records
 from musictrain.runs.rollbacks import FILE_NAME, read_rollbacks
 from musictrain.runs.standing import duration
@@ -64,13 +68,13 @@ class Replaying:
         self.run, self.step, self.keep = run, step, tuple(keep)
         self.attempts = attempts_of(run.metrics)
         self.attempt = attempt_of_step(run, step, attempt)
-        self.recorded = recorded_until(run, step, self.attempt)
-        self.until = max(step, self.recorded.line or step)
         self.asked = attempt
         self.notes: list[str] = list(self._done_before())
         self.version, self.outline = self._begin_from()
         self.then = dict(self.outline.get(CIRCUMSTANCES) or self._any_circumstances())
-        self.config = self._config()
+        self.config = self._config(self.attempt)
+        self.recorded = self._recorded()
+        self.until = max(step, self.recorded.line or step)
 
     @property
     def folder(self) -> Path:
@@ -117,19 +121,27 @@ class Replaying:
                     return found  # type: ignore[no-any-return]
         return {}
 
-    def _config(self) -> dict[str, Any]:
-        """The configuration of the attempt: each writes its own in the place of the one before."""
-        after = [each for each in self.attempts if each.number > self.attempt.number]
-        if not after:
-            return read_config(self.run)
-        for path in sorted(self.run.checkpoints.glob("v*_step*.ckpt*"), reverse=True):
-            with suppress(BrokenCheckpointError, OSError):
-                if self.attempt.began <= path.stat().st_mtime <= after[0].began:
-                    found = (outline_of(path).get(CIRCUMSTANCES) or {}).get("config")
-                    if found:
-                        return dict(yaml.safe_load(found))
-        self.notes.append("No version of that attempt is left: it is replayed with the configuration of the last one.")
+    def _config(self, attempt: Attempt) -> dict[str, Any]:
+        """The configuration of an attempt: each writes its own in the place of the one before, and versions keep theirs."""
+        after = [each for each in self.attempts if each.number > attempt.number]
+        for path in sorted(self.run.checkpoints.glob("v*_step*.ckpt*"), reverse=True) if after else ():
+            with suppress(BrokenCheckpointError, SealError, OSError):
+                saved_by_it = attempt.began <= read_seal(path).created <= after[0].began
+                if saved_by_it and (found := (outline_of(path).get(CIRCUMSTANCES) or {}).get("config")):
+                    return dict(yaml.safe_load(found))
+        if after:
+            self.notes.append(f"No version of attempt {attempt.number} is left: its configuration is taken to be that of the last one.")
         return read_config(self.run)
+
+    def _recorded(self) -> Recorded:
+        """The line that holds the step: of its attempt, or of a later one that went on from behind it with the same configuration."""
+        found = recorded_until(self.run, self.step, self.attempt)
+        later = [each for each in self.attempts if each.number > self.attempt.number]
+        if found.line is not None or not later or min(each.from_step for each in later) < self.step:
+            return found
+        changes = config_changes(without_new_defaults(self.config, self._config(later[-1])), self.config)
+        same = len(later) == 1 and all(key in ELSEWHERE for key, _, _ in changes)
+        return recorded_until(self.run, self.step, later[-1]) if same else found
 
     # Doing it.
 

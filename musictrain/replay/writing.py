@@ -5,7 +5,7 @@ from __future__ import annotations
 import html
 import json
 import math
-import shutil
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +20,8 @@ from musictrain.replay.scores import Compared, PieceScore, RowScore, TokenScore
 from musictrain.runs import atomic_write
 from musictrain.runs.records import plain
 
+REPORTS = ("report.md", "replay.json", "index.html", "layers.png")
+ROW_FILE = re.compile(r"\d{2,}_batch\d+_row\d{2,}\.(?:mid|wav|png|js|json|loss\.png)")
 LEAST_HIGHEST_NATS = 4.0
 MOST_LAYERS = 12
 
@@ -94,10 +96,11 @@ def highest_nats(rows: Sequence[RowScore]) -> float:
 
 
 def clear(folder: Path) -> None:
-    """Remove what an earlier replay of the same step has left in its own folder, and nothing that is not a replay's."""
-    if (folder / "replay.json").is_file():
-        shutil.rmtree(folder)
+    """Make a folder, and remove what an earlier replay has left in it, and nothing else."""
     folder.mkdir(parents=True, exist_ok=True)
+    for path in folder.iterdir():
+        if path.name in REPORTS or ROW_FILE.fullmatch(path.name):
+            path.unlink()
 
 
 def write_reports(told: Told, folder: Path) -> None:
