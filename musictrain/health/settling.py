@@ -1,0 +1,75 @@
+"""Detectors out of whatever the settings were given as, and which actions are open to which of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from musictrain.health.detector import Detector, Settings
+from musictrain.health.detectors import DETECTORS
+from musictrain.suggestions import did_you_mean
+
+BEFORE_UPDATE = {"non_finite", "loss_spike", "gradient_spike", "divergence", "plateau", "layers", "entropy", "loss_scale", "data"}
+"""What is known before a step is taken, so that it need not be."""
+
+OUTSIDE = {"throughput", "data_wait", "memory", "slow_rank"}
+"""What is wrong with the machine or the program, and no way of training mends."""
+
+
+def detectors_of(given: Mapping[str, Settings | Mapping[str, Any] | None]) -> dict[str, Detector]:
+    """A detector for each key that is not off.
+
+    Args:
+        given: by key settings, a mapping of them, or None for those that it has by itself.
+
+    Raises:
+        ValueError: for settings that cannot work.
+    """
+    settings = {key: settled(key, kind, given.get(key)) for key, kind in DETECTORS.items()}
+    for key, one in settings.items():
+        check_action(key, one.action)
+    return {key: one.detector() for key, one in settings.items() if one.action != "off"}
+
+
+def settled(key: str, kind: type[Settings], given: Settings | Mapping[str, Any] | None) -> Settings:
+    """The settings of one detector.
+
+    Raises:
+        ValueError: for a name that is no setting of it, or settings of another detector.
+    """
+    if isinstance(given, Mapping):
+        known = [entry.name for entry in fields(kind)]
+        for name in given:
+            if name not in known:
+                hint = did_you_mean(str(name), known) or f"It has {', '.join(known)}."
+                raise ValueError(f"{key} got {name!r}, which is no setting of {kind.__name__}. {hint}")
+        return kind(**given)
+    if given is not None and not isinstance(given, kind):
+        raise ValueError(f"{key} got {type(given).__name__}; it needs {kind.__name__}, or a mapping of its settings.")
+    return kind() if given is None else given
+
+
+def check_action(key: str, action: str) -> None:
+    """Refuse an action that cannot help.
+
+    Raises:
+        ValueError: with what can.
+    """
+    if key in OUTSIDE and action not in ("off", "log", "alert", "stop"):
+        raise ValueError(f"{key} got action={action!r}, which does not mend what it finds: it takes off, log, alert or stop.")
+    if action == "skip" and key not in BEFORE_UPDATE:
+        raise ValueError(f"{key} got action='skip', but what it finds is known only after the update: reduce_lr, roll_back or stop.")
+
+
+def check_numbers(every_n_steps: int, lr_factor: float, lr_steps: int) -> None:
+    """Refuse what cannot be.
+
+    Raises:
+        ValueError: with what was given.
+    """
+    if every_n_steps < 1 or lr_steps < 1 or not 0.0 < lr_factor < 1.0:
+        raise ValueError(
+            f"AnomalyAlerts got every_n_steps={every_n_steps}, lr_factor={lr_factor}, lr_steps={lr_steps}: steps are whole numbers from 1 "
+            "on, and the factor lies between 0 and 1."
+        )
