@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from musictrain.callbacks.accumulation_schedule import AccumulationSchedule
+    from musictrain.callbacks.anomaly_alerts import AnomalyAlerts
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
     from musictrain.callbacks.live_page import LivePage
     from musictrain.callbacks.musical_early_stopping import MusicalEarlyStopping
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
 _HOMES = {
     "AccumulationSchedule": "musictrain.callbacks.accumulation_schedule",
+    "AnomalyAlerts": "musictrain.callbacks.anomaly_alerts",
     "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
     "LivePage": "musictrain.callbacks.live_page",
     "MusicalEarlyStopping": "musictrain.callbacks.musical_early_stopping",
@@ -40,6 +42,7 @@ _HOMES = {
 
 __all__ = [
     "AccumulationSchedule",
+    "AnomalyAlerts",
     "EMAWeightAveraging",
     "LivePage",
     "MusicalEarlyStopping",

@@ -164,7 +164,7 @@ class Gauge:
         return sum(self.ranks.gathered(self.facts), BatchFacts()).as_dict()
 
     def _weights(self, where: dict[str, str]) -> dict[str, float]:
-        norms = self._norms.measure("weights", reduce=self.ranks.sum_up)
+        norms = self._norms.measure("weights", reduce=self.ranks.sum_up if self.ranks.world > 1 else None)
         if not norms.finite:
             where["non_finite/weights"] = norms.first_bad
         return {"non_finite/weights": float(not norms.finite)}

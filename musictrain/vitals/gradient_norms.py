@@ -74,7 +74,7 @@ class ParameterNorms:
 
         Args:
             which: of what.
-            reduce: adds a tensor over all ranks; needed where parameters lie in shares or there is something further, and then collective.
+            reduce: adds a tensor over all ranks, where there are several: collective. None for one.
             further: more numbers to be summed over the ranks in the same go.
         """
         values = [_share(parameter.grad if which == "gradients" else parameter) for parameter in self.parameters]
@@ -82,16 +82,10 @@ class ParameterNorms:
         norms = torch.zeros(len(values), dtype=torch.float64)
         if there:
             norms[[place for place, _ in there]] = _norms([value for _, value in there])
-        if not self.spread and not further:
-            return GradientNorms(self.names, norms.tolist())
-        return self._of_all_ranks(norms, reduce, further)
-
-    def _of_all_ranks(self, norms: Tensor, reduce: Reduce | None, further: Sequence[float]) -> GradientNorms:
-        numbers = torch.tensor(further, dtype=torch.float64)
-        if not self.spread:
-            return GradientNorms(self.names, norms.tolist(), numbers.tolist() if reduce is None else reduce(numbers).tolist())
-        sums = torch.cat([norms.square() * self._counted, numbers])
-        sums = sums if reduce is None else reduce(sums)
+        if reduce is None:
+            return GradientNorms(self.names, norms.tolist(), further)
+        # Also where every rank holds all: what is damaged on one of them is then known to each.
+        sums = reduce(torch.cat([norms.square() * self._counted, torch.tensor(further, dtype=torch.float64)]))
         return GradientNorms(self.names, sums[: len(norms)].sqrt().tolist(), sums[len(norms) :].tolist())
 
 

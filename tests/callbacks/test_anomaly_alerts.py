@@ -1,0 +1,219 @@
+"""Faults that are put into tiny trainings are found at their step, named, and answered as configured; healthy ones are left alone."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from musictrain.callbacks import AnomalyAlerts
+from musictrain.health import GradientSpike, LossSpike, NonFinite
+from tests.callbacks.sick_runs import (
+    AtStep,
+    PlainModule,
+    Quiet,
+    fit,
+    heard,
+    music_module,
+    number_batches,
+    set_gradient,
+    set_weight,
+    steps_of,
+    token_batches,
+    weights_of,
+)
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+MACHINE = {name: {"action": "off"} for name in ("throughput", "data_wait", "memory", "slow_rank")}
+"""What a loaded machine may be wrong with while a test runs."""
+
+
+class KeepWeights(Callback):
+    """Copies of the weights after every step."""
+
+    def __init__(self) -> None:
+        self.after: list[list[torch.Tensor]] = []
+
+    def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+        self.after.append(weights_of(pl_module))
+
+
+# Values that are not finite.
+
+
+def test_a_batch_with_nan_is_left_out_and_named_in_anybodys_module() -> None:
+    batches = number_batches(12)
+    batches[6][3, 2] = math.nan
+    module, kept = PlainModule(), KeepWeights()
+    with heard() as alerts:
+        fit(module, batches, AnomalyAlerts(**MACHINE), kept)
+    assert steps_of(alerts, "non_finite") == [7]
+    assert alerts[0]["where"] == "numbers.layers.0.weight" or alerts[0]["of"] == "loss"
+    assert "left out" in alerts[0]["did"]
+    assert all(map(torch.equal, kept.after[5], kept.after[6]))
+    assert not any(map(torch.equal, kept.after[6], kept.after[7]))
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+
+
+@pytest.mark.parametrize("name", ["network.first.weight", "network.head.bias"])
+@pytest.mark.parametrize("value", [math.nan, -math.inf])
+def test_a_gradient_that_is_not_finite_is_found_in_its_step_and_by_its_parameter(name: str, value: float) -> None:
+    module, kept = music_module(), KeepWeights()
+    with heard() as alerts:
+        fit(module, token_batches(8), AtStep([5], set_gradient(name, value), "on_after_backward"), Quiet(non_finite=NonFinite()), kept)
+    assert steps_of(alerts, "non_finite") == [5]
+    assert alerts[0]["parameter"] == name
+    assert f"first in {name}" in alerts[0]["message"]
+    assert all(map(torch.equal, kept.after[3], kept.after[4]))
+
+
+def test_moments_of_the_optimizer_stay_as_they_were_when_an_update_is_left_out() -> None:
+    module, moments = music_module(), []
+
+    class Look(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, *_: Any) -> None:
+            state = trainer.optimizers[0].state_dict()["state"]
+            moments.append({key: {name: torch.as_tensor(value).clone() for name, value in one.items()} for key, one in state.items()})
+
+    poison = AtStep([4], set_gradient("network.first.weight", math.nan), "on_after_backward")
+    trainer = fit(module, token_batches(6), poison, Quiet(non_finite=NonFinite()), Look())
+    assert trainer.global_step == 6
+    for key, one in moments[2].items():
+        assert all(torch.equal(value, moments[3][key][name]) for name, value in one.items())
+    assert any(not torch.equal(value, moments[4][key][name]) for key, one in moments[3].items() for name, value in one.items())
+
+
+def test_a_weight_that_is_infinite_is_named_and_not_met_with_what_cannot_help() -> None:
+    module, alerts_on = music_module(), AnomalyAlerts(**MACHINE)
+    with heard() as alerts:
+        trainer = fit(module, token_batches(20), AtStep([9], set_weight("network.second.weight", math.inf)), alerts_on)
+    told = [alert for alert in alerts if alert["kind"] == "non_finite"]
+    assert [alert["step"] for alert in told] == [9]
+    assert told[0]["of"] == "weights"
+    assert told[0]["parameter"] == "network.second.weight"
+    # A plain Trainer cannot go back, and says how it could.
+    assert trainer.global_step == 9
+    assert alerts_on.stopped_by_guard
+    assert "musictrain.rolling_back.fit" in alerts_on.stop_reason
+    assert "The run is stopped." in told[0]["did"]
+
+
+def test_an_update_is_made_all_the_same_where_only_to_alert_is_asked_for() -> None:
+    module = music_module()
+    with heard() as alerts:
+        poison = AtStep([3], set_gradient("network.first.weight", math.nan), "on_after_backward")
+        fit(module, token_batches(3), poison, Quiet(non_finite=NonFinite(action="alert")))
+    assert steps_of(alerts, "non_finite") == [3]
+    assert not bool(module.network.first.weight.isfinite().all())
+
+
+@pytest.mark.parametrize("lr_steps", [1, 50])
+def test_after_some_attempts_comes_what_is_stronger_and_it_is_said(lr_steps: int) -> None:
+    module, alerts_on = music_module(), Quiet(non_finite=NonFinite(action="skip", attempts=2), lr_factor=0.5, lr_steps=lr_steps)
+    poison = AtStep(range(5, 99), set_gradient("network.first.weight", math.nan), "on_after_backward")
+    with heard() as alerts:
+        trainer = fit(module, token_batches(30), poison, alerts_on)
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+    assert [alert["step"] for alert in alerts] == [5, 7, 9]
+    assert "(1 of 2)" in alerts[0]["did"]
+    assert alerts[1]["did"].startswith(f"Leaving out updates did not help: for {lr_steps} steps the learning rate is multiplied by 0.5")
+    assert "The run is stopped." in alerts[2]["did"]
+    assert trainer.global_step == 9
+
+
+# Spikes.
+
+
+def test_a_learning_rate_that_is_a_hundredfold_is_found_soon() -> None:
+    def raise_rate(trainer: Any, pl_module: Any) -> None:
+        trainer.optimizers[0].param_groups[0]["lr"] *= 100
+        trainer.optimizers[0].param_groups[1]["lr"] *= 100
+
+    with heard() as alerts:
+        # The schedule lays the rate anew after every step.
+        fit(music_module(), token_batches(160), AtStep(range(101, 121), raise_rate), AnomalyAlerts(**MACHINE, every_n_steps=5))
+    found = {alert["kind"]: alert["step"] for alert in reversed(alerts)}
+    assert 101 <= min(found.values()) <= 106
+    assert found.keys() & {"loss_spike", "gradient_spike", "updates"}
+
+
+def test_a_gradient_spike_can_be_left_out_and_the_weights_do_not_feel_it() -> None:
+    def blow_up(trainer: Any, pl_module: Any) -> None:
+        for parameter in pl_module.parameters():
+            parameter.grad *= 1e4
+
+    module, kept = music_module(), KeepWeights()
+    with heard() as alerts:
+        alerts_on = Quiet(gradient_spike=GradientSpike(action="skip"))
+        fit(module, token_batches(60), AtStep([50], blow_up, "on_after_backward"), alerts_on, kept)
+    assert steps_of(alerts, "gradient_spike") == [50]
+    assert all(map(torch.equal, kept.after[48], kept.after[49]))
+    assert not any(map(torch.equal, kept.after[49], kept.after[50]))
+
+
+def test_a_spoiled_batch_is_told_with_its_loss() -> None:
+    batches = token_batches(60)
+    batches[54]["tokens"] = torch.randint(0, 12, (4, 13), generator=torch.Generator().manual_seed(9))
+    with heard() as alerts:
+        fit(music_module(0.03), batches, Quiet(loss_spike=LossSpike(sudden=4.0)))
+    assert steps_of(alerts, "loss_spike") == [55]
+    assert alerts[0]["loss"] == alerts[0]["value"] > 1.5 * alerts[0]["normal"]
+
+
+# Layers, memory.
+
+
+def test_a_layer_that_dies_is_named() -> None:
+    def kill(trainer: Any, pl_module: Any) -> None:
+        with torch.no_grad():
+            pl_module.network.second.weight.zero_()
+
+    with heard() as alerts:
+        fit(music_module(), token_batches(40), AtStep(range(21, 99), kill), AnomalyAlerts(**MACHINE, every_n_steps=2))
+    dead = [alert for alert in alerts if alert["kind"] == "layers"]
+    assert dead
+    assert 22 <= dead[0]["step"] <= 26
+    assert dead[0]["layer"] == "network.second"
+
+
+def test_a_callback_that_leaks_is_found() -> None:
+    leaked = []
+    steps = range(15, 200)
+    leak = AtStep(steps, lambda *_: leaked.append(torch.ones(2**20)))  # 4 MiB
+    with heard() as alerts:
+        fit(music_module(), token_batches(90), leak, Quiet(memory={}, every_n_steps=1))
+    assert steps_of(alerts, "memory")
+
+
+# What is healthy.
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("make", [lambda: (music_module(), token_batches), lambda: (PlainModule(), number_batches)])
+def test_a_healthy_training_is_left_alone(seed: int, make: Any) -> None:
+    module, batches = make()
+    with heard() as alerts:
+        fit(module, batches(150, seed=seed), AnomalyAlerts(**MACHINE, every_n_steps=5))
+    assert alerts == []
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_not_a_bit_of_a_healthy_training_changes(accumulate: int) -> None:
+    ends = []
+    for callbacks in ((), (AnomalyAlerts(every_n_steps=2),)):
+        module = music_module(token_dropout=0.1, token_dropout_kind="unigram")
+        fit(module, token_batches(24), *callbacks, steps=24 // accumulate, accumulate_grad_batches=accumulate, gradient_clip_val=0.5)
+        ends.append(weights_of(module))
+    assert all(map(torch.equal, *ends))
+
+
+def test_nothing_is_left_behind() -> None:
+    module = music_module()
+    trainer = fit(module, token_batches(4), AnomalyAlerts(every_n_steps=3))
+    assert not any(each._forward_hooks for each in module.modules())
+    assert not trainer.optimizers[0]._optimizer_step_post_hooks
+    assert "_clip_gradients" not in vars(trainer.precision_plugin)
+    assert not {"_on_before_fetch", "_broadcast_sigterm_tensor"} & vars(trainer.fit_loop.epoch_loop).keys()

@@ -1,0 +1,89 @@
+"""AnomalyAlerts with roll_back: the run is the one that never met the batch, to the bit; where it cannot go back it stops and says so."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+
+from musictrain.health import GradientSpike, NonFinite
+from musictrain.runs import RunFolder
+from musictrain.runs.records import read_records
+from musictrain.runs.status import read_status
+from tests.callbacks.sick_runs import Quiet, heard
+from tests.rolling_back.going_back import fit, never_met
+from tests.tiny_runs import new_module
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
+
+
+class SickBatches(Callback):
+    """Batches by number whose gradients are multiplied by something."""
+
+    def __init__(self, factors: dict[int, float]) -> None:
+        self.factors, self._factor, self.seen = factors, 1.0, []
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self.seen.append(int(batch["number"]))
+        self._factor = self.factors.get(self.seen[-1], 1.0)
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        for parameter in pl_module.parameters():
+            if self._factor != 1.0 and parameter.grad is not None:
+                parameter.grad *= self._factor
+
+
+def test_nan_in_a_batch_is_gone_back_from_and_the_batch_passed_over(tmp_path: Path) -> None:
+    run, clean = RunFolder(tmp_path / "sick"), RunFolder(tmp_path / "clean")
+    module, other, sick = new_module(), new_module(), SickBatches({7: math.nan})
+    with heard() as alerts:
+        watch = Quiet(non_finite=NonFinite(action="roll_back"))
+        trainer = fit(run, module, sick, watch)
+    assert trainer.global_step == 12
+    assert [(alert["kind"], alert["step"]) for alert in alerts] == [("non_finite", 8)]
+    assert "goes back to the last good version" in alerts[0]["did"]
+    # The last version is that of step 6.
+    assert sick.seen == [*range(8), 6, 8, 9, 10, 11, 12]
+    never_met(clean, other, (7, 7))
+    assert all(map(torch.equal, module.state_dict().values(), other.state_dict().values()))
+    events = [event["event"] for event in read_records(run.events)]
+    assert events.index("alert") < events.index("rolled_back")
+    assert not watch.stopped_by_guard
+
+
+def test_two_bad_batches_are_gone_back_from_one_after_the_other(tmp_path: Path) -> None:
+    module, sick = new_module(), SickBatches({5: math.inf, 9: math.nan})
+    with heard() as alerts:
+        fit(RunFolder(tmp_path), module, sick, Quiet(non_finite=NonFinite(action="roll_back")))
+    assert len(alerts) == 2
+    assert sick.seen == [*range(6), 4, 6, 7, 8, 9, 10, 11, 12, 13]
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+
+
+def test_where_it_may_not_go_back_again_the_run_stops_and_says_why(tmp_path: Path) -> None:
+    watch = Quiet(non_finite=NonFinite(action="roll_back"))
+    with heard() as alerts:
+        trainer = fit(RunFolder(tmp_path), new_module(), SickBatches({5: math.nan, 8: math.nan}), watch, most=1)
+    assert trainer.global_step < 12
+    assert watch.stopped_by_guard
+    assert "may 1 times" in watch.stop_reason
+    assert alerts[-1]["did"].endswith("The run is stopped.")
+    status = read_status(RunFolder(tmp_path).status)
+    assert status is not None
+    assert status.state == "stopped"
+
+
+def test_a_spike_that_is_left_out_too_often_is_gone_back_from(tmp_path: Path) -> None:
+    # Steps at a hundredth of the rate do not help against a batch either.
+    watch = Quiet(gradient_spike=GradientSpike(action="skip", attempts=1, least=4, window=8, level=4), lr_steps=1)
+    sick = SickBatches(dict.fromkeys((12, 13, 14), 1e6))
+    with heard() as alerts:
+        trainer = fit(RunFolder(tmp_path), new_module(), sick, watch, max_steps=20)
+    assert trainer.global_step == 20
+    began = [alert["did"].split(":")[0] for alert in alerts]
+    assert began[1:] == ["Leaving out updates did not help", "A lower learning rate did not help"]
+    assert {12, 13, 14}.isdisjoint(sick.seen[-5:])
