@@ -1,8 +1,8 @@
 """False alarms and misses of the detectors with their default settings, on simulated runs.
 
 Clean runs of several shapes give alerts that should not be; faults put into clean runs give what is missed and how long it takes. The
-delay is in looks: at every step for loss and gradients, every ten for most others, at every validation for the rest. The same with real
-runs is another part of this program's job.
+delay is in looks: at every step for loss and gradients, every ten for most others, at every validation for the rest. ``wild`` runs have
+batches whose loss doubles for once; whether such an alert is false is a matter of taste, and they are left out of the mean.
 
     python -m benchmarks.false_alarms [runs of each shape]
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from musictrain.health import DETECTORS, Detector, Finding, Vitals
 
 RUNS = 20
 STEPS = 2_000
+SPOILED = ("steady", "noisy")
 FAULT_BEGINS = (600, 1_003)
 
 
@@ -57,10 +58,9 @@ def delay(rows: Rows, fault: Fault, begins: int) -> int | None:
     return None
 
 
-def misses(fault: Fault, runs: int, shapes: Iterable[str] = ("steady", "noisy")) -> dict[str, Any]:
-    """How many are found in time, and how soon."""
-    cases = [(clean_run(SHAPES[shape], 1_000 + seed, STEPS), begins) for shape in shapes for seed in range(runs) for begins in FAULT_BEGINS]
-    delays = [delay(rows, fault, begins) for rows, begins in cases]
+def misses(fault: Fault, runs: Sequence[Rows]) -> dict[str, Any]:
+    """How many are found in time, and how soon; the fault begins early and late in each run."""
+    delays = [delay(rows, fault, begins) for rows in runs for begins in FAULT_BEGINS]
     found = sorted(one for one in delays if one is not None)
     in_time = sum(one <= fault.most_looks for one in found)
     spread = {"median": int(np.median(found)), "longest": found[-1]} if found else {}
@@ -79,13 +79,14 @@ def cost(runs: int = 3) -> float:
 def main(runs: int = RUNS) -> None:
     """Measure and write ``results/false_alarms.json``."""
     clean = {name: false_alarms(shape, runs) for name, shape in SHAPES.items()}
-    faults = {name: {"kind": fault.kind, **misses(fault, max(1, runs // 4))} for name, fault in FAULTS.items()}
+    spoiled = [clean_run(SHAPES[shape], 1_000 + seed, STEPS) for shape in SPOILED for seed in range(max(1, runs // 4))]
+    faults = {name: {"kind": fault.kind, **misses(fault, spoiled)} for name, fault in FAULTS.items()}
     write_result(
         "false_alarms",
         {
             "steps_a_run": STEPS,
             "clean_runs": clean,
-            "alerts_a_clean_run": sum(one["alerts"] for one in clean.values()) / (runs * len(clean)),
+            "alerts_a_clean_run": sum(one["alerts"] for name, one in clean.items() if name != "wild") / (runs * (len(clean) - 1)),
             "stages_that_are_not_told": false_alarms(UNTOLD, runs),
             "faults": faults,
             "faults_found_in_time": sum(one["in_time"] for one in faults.values()) / sum(one["cases"] for one in faults.values()),

@@ -126,7 +126,7 @@ def _slow_values(steps: int, level: Floats, rate: Floats, rng: np.random.Generat
     for look in looks:
         pause = 0.45 if rng.random() < 0.03 else 1.0
         memory = base * (1 + growth * (1 - np.exp(-look / 150)) + 0.03 * rng.random() + 0.05 * (look > steps * 0.6))
-        scale = scale / 2 if rng.random() < 0.02 else min(65_536.0, scale * 2) if look % 200 == 0 else scale
+        scale = scale / 2 if rng.random() < 0.005 else min(65_536.0, scale * 2) if look % 200 == 0 else scale
         found[look] = {
             "entropy": float(level[look] * rng.normal(1.0, 0.08)),
             "loss_scale": scale,

@@ -48,7 +48,7 @@ class DataAnomaliesDetector(IncidentDetector[DataAnomalies]):
         if unseen := batch.get("unseen_tokens"):
             found["unseen_tokens"] = self._unseen(list(unseen), vitals)
         pieces = batch.get("pieces") or []
-        if len(pieces) >= self.settings.least_rows and len(set(pieces)) == 1:
+        if len(pieces) >= self.settings.least_rows and pieces.count(pieces[0]) == len(pieces):
             found["one_piece"] = self._one_piece(str(pieces[0]), len(pieces), vitals)
         silent, window = float(batch.get("silent_beats") or 0.0), float(batch.get("window_beats") or 0.0)
         if silent > self.settings.most_silent_beats or 0.0 < window <= silent:

@@ -11,6 +11,7 @@ from musictrain.health.detector import NOTHING, Action, IncidentDetector, Settin
 from musictrain.health.finding import Finding
 from musictrain.health.vitals import Vitals
 
+FLAGS = ("non_finite/weights", "non_finite/gradients", "non_finite/loss")
 ADVICE = {
     "loss": "Look at the batch with `musictrain replay`. Lower the learning rate, lengthen the warm-up, or train in 32 or bfloat16.",
     "gradients": "Look at the step with `musictrain replay`. Clip gradients, lower the learning rate, or train in 32 bits or bfloat16.",
@@ -40,11 +41,12 @@ class NonFiniteDetector(IncidentDetector[NonFinite]):
 
     def look(self, vitals: Vitals) -> Mapping[str, Finding] | None:
         """What is not finite."""
-        values, flags = vitals.values, vitals.family("non_finite")
+        values = vitals.values
         loss, norm = values.get("loss"), values.get("gradient_norm")
-        if not flags and loss is None and norm is None:
+        flags = [values.get(name) for name in FLAGS]
+        if loss is None and norm is None and flags == [None] * len(FLAGS):
             return None
-        bad = {name: math.nan for name in ("weights", "gradients", "loss") if flags.get(name)}
+        bad = {name.removeprefix("non_finite/"): math.nan for name, flag in zip(FLAGS, flags, strict=True) if flag}
         if loss is not None and not math.isfinite(loss):
             bad["loss"] = loss
         if norm is not None and not math.isfinite(norm):

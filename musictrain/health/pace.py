@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-import statistics
-from collections.abc import Mapping
+from bisect import bisect_left
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -176,13 +176,10 @@ class SlowRankDetector(IncidentDetector[SlowRank]):
         seconds = {rank: taken for rank, taken in vitals.family("rank_seconds").items() if math.isfinite(taken)}
         if len(seconds) < 2:
             return None
-        # With an even number the median of all lies between the slow one and the others: look at the others alone.
         order = sorted(seconds.values())
         slow, found = {}, {}
         for rank, taken in seconds.items():
-            others = list(order)
-            others.remove(taken)
-            usual = statistics.median(others)
+            usual = median_of_others(order, taken)
             if usual > 0 and taken > (1.0 + self.settings.most) * usual:
                 slow[rank] = self._slow.get(rank, 0) + 1
                 if slow[rank] >= self.settings.patience:
@@ -207,3 +204,14 @@ class SlowRankDetector(IncidentDetector[SlowRank]):
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Take them back."""
         self._slow = {rank: int(looks) for rank, looks in state["slow"].items()}
+
+
+def median_of_others(order: Sequence[float], one: float) -> float:
+    """The median of at least two sorted numbers without ``one`` of them, which may not draw it to itself.
+
+    >>> median_of_others([1.0, 2.0, 9.0], 9.0)
+    1.5
+    """
+    place, others = bisect_left(order, one), len(order) - 1
+    low, high = (others - 1) // 2, others // 2
+    return 0.5 * (order[low + (low >= place)] + order[high + (high >= place)])

@@ -13,6 +13,8 @@ from collections.abc import Iterable
 from typing import Any
 
 NORMAL = 1.4826
+TWENTIETH = 20
+NINETY_FIFTH = 1.6449  # standard deviations from the median to the 95th percentile of a normal distribution
 
 
 class RollingMedian:
@@ -57,6 +59,14 @@ class RollingMedian:
             else:
                 high = middle
         return NORMAL * max(median - order[low], order[low + half - 1] - median)
+
+    def upper_deviation(self) -> float:
+        """The same from the highest twentieth alone, which wild values of one side widen; there must be a value.
+
+        For normally distributed values it is their standard deviation too.
+        """
+        order = self._order
+        return max(0.0, order[-1 - len(order) // TWENTIETH] - self.median()) / NINETY_FIFTH
 
     def lowest(self) -> float:
         """The lowest remembered value; there must be one."""

@@ -19,8 +19,8 @@ from musictrain.health.vitals import Vitals
 
 @dataclass(frozen=True, kw_only=True)
 class _Spike(Settings):
-    sudden: float = 14.0
-    threshold: float = 5.0
+    sudden: float = 12.0
+    threshold: float = 4.0
     patience: int = 4
     persistent: float = 4.0
     level: int = 16
@@ -38,7 +38,25 @@ class _Spike(Settings):
 
 @dataclass(frozen=True, kw_only=True)
 class LossSpike(_Spike):
-    """A loss far above what it has been."""
+    """A loss far above what it has been.
+
+    Looks at ``loss``. Found at the very look if it lies ``sudden`` robust deviations above its level; within ``patience`` looks if each of
+    them lies ``threshold`` above; within ``level`` looks if the level itself has risen by ``persistent`` above the lowest of the last
+    ``window`` looks. Nothing is said in the first ``least`` looks. What stays high for ``window`` looks is taken for normal from then on.
+    Where ``stage`` changes everything begins anew.
+
+    False alarms with these settings: LOSS_RATES
+
+    Args:
+        sudden: deviations at which one look is enough.
+        threshold: deviations at which ``patience`` looks in a row are.
+        patience: looks in a row.
+        persistent: deviations of the level; 0 is off.
+        level: looks whose median the level is.
+        window: looks from which the deviation is known.
+        least: looks before anything is said.
+        least_rise: a rise by less than this share of the level is no spike by ``threshold``, however little the loss varies.
+    """
 
     kind: ClassVar[str] = "loss_spike"
     action: Action = "alert"
@@ -50,11 +68,27 @@ class LossSpike(_Spike):
 
 @dataclass(frozen=True, kw_only=True)
 class GradientSpike(_Spike):
-    """A gradient norm far above what it has been."""
+    """A gradient norm far above what it has been.
+
+    Looks at ``gradient_norm``, before clipping; all is measured on its logarithm, and otherwise as for ``LossSpike``. Norms grow by
+    much and for good in sound runs, some by ten times within fifty steps: that is no spike unless ``persistent`` is set.
+
+    False alarms with these settings: GRADIENT_RATES
+
+    Args:
+        sudden: deviations at which one look is enough.
+        threshold: deviations at which ``patience`` looks in a row are.
+        patience: looks in a row.
+        persistent: deviations of the level; 0 is off.
+        level: looks whose median the level is.
+        window: looks from which the deviation is known.
+        least: looks before anything is said.
+        least_rise: a rise by less than this share of the level is no spike by ``threshold``; 1.0 is to twice as much.
+    """
 
     kind: ClassVar[str] = "gradient_spike"
     action: Action = "alert"
-    sudden: float = 10.0
+    sudden: float = 8.0
     persistent: float = 0.0
     least_rise: float = 1.0
 
@@ -65,6 +99,7 @@ class GradientSpike(_Spike):
 
 S = TypeVar("S", bound=_Spike)
 FEW = 4  # values that have a level
+TINY = 1e-30
 
 
 class _SpikeDetector(IncidentDetector[S]):
@@ -106,29 +141,33 @@ class _SpikeDetector(IncidentDetector[S]):
             self._stage = vitals.values.get("stage")
             self._begin()
         scaled, settings = self.on_scale(value), self.settings
-        if len(self._residuals) < settings.least:
-            self._learn(scaled)
+        if len(self._level) < FEW:
+            self._level.add(scaled)
             return NOTHING
-        level, lowest = self._level.median(), self._levels.lowest()
+        if len(self._residuals) < settings.least:
+            self._learn(scaled, self._level.median())
+            return NOTHING
+        level = self._level.median()
+        lowest = self._levels.lowest() if settings.persistent else level
         least = self.least_rise(level)
         if scaled - level <= least and level - lowest <= least * self._long_share:
             self._high = 0  # whatever the spread is: it need not be known
-            self._learn(scaled)
+            self._learn(scaled, level)
             return NOTHING
-        deviation = max(self._residuals.deviation(), least / settings.threshold, TINY)
-        height = (scaled - level) / deviation
+        spread = max(self._residuals.deviation(), least / settings.threshold, TINY)
+        # Single values may be wilder on this side than on the other; medians of them are not.
+        height = (scaled - level) / max(spread, self._residuals.upper_deviation())
         if height > settings.threshold:
             return self._high_value(vitals, height, level)
         self._high = 0
-        self._learn(scaled)
-        if 0 < settings.persistent < (risen := (level - lowest) / deviation):
+        self._learn(scaled, level)
+        if 0 < settings.persistent < (risen := (level - lowest) / spread):
             return {"": self._finding(vitals, risen, lowest, f"for long: the last {settings.level} lie")}
         return NOTHING
 
-    def _learn(self, scaled: float) -> None:
-        if len(self._level) >= FEW:
-            level = self._level.median()
-            self._residuals.add(scaled - level)
+    def _learn(self, scaled: float, level: float) -> None:
+        self._residuals.add(scaled - level)
+        if self.settings.persistent:
             self._levels.add(level)
         self._level.add(scaled)
 
@@ -159,9 +198,6 @@ class _SpikeDetector(IncidentDetector[S]):
             one.restore(state[name])
 
 
-TINY = 1e-30
-
-
 class LossSpikeDetector(_SpikeDetector[LossSpike]):
     """Finds a loss far above its level."""
 
@@ -179,6 +215,10 @@ class GradientSpikeDetector(_SpikeDetector[GradientSpike]):
     name, what = "gradient_norm", "the gradient norm"
     advice = "Hear the batch with `musictrain replay`. Set trainer.gradient_clip_val, or lower the learning rate."
 
+    def __init__(self, settings: GradientSpike) -> None:
+        super().__init__(settings)
+        self._least_factor = math.log1p(settings.least_rise)
+
     def on_scale(self, value: float) -> float:
         """Its logarithm."""
         return math.log(max(value, TINY))
@@ -189,4 +229,4 @@ class GradientSpikeDetector(_SpikeDetector[GradientSpike]):
 
     def least_rise(self, level: float) -> float:
         """By a factor."""
-        return math.log1p(self.settings.least_rise)
+        return self._least_factor

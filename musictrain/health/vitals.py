@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Any
 
 
@@ -41,20 +41,31 @@ class Vitals:
     where: Mapping[str, str] = field(default_factory=dict)
     batch: Mapping[str, Any] = field(default_factory=dict)
 
-    @cached_property
-    def families(self) -> dict[str, dict[str, float]]:
-        """The values with a ``/`` in their name, by what stands before it: ``{"dead": {"layers.0": 0.1}}``."""
-        found: dict[str, dict[str, float]] = {}
-        for name, value in self.values.items():
-            family, slash, member = name.partition("/")
-            if slash:
-                found.setdefault(family, {})[member] = value
-        return found
-
     def family(self, name: str) -> Mapping[str, float]:
         """The values whose names begin with ``name/``, by the rest; empty if there are none.
 
         >>> Vitals(0, {"dead/layers.0": 0.25, "loss": 1.0}).family("dead")
         {'layers.0': 0.25}
         """
-        return self.families.get(name, {})
+        members = self._members.get(name)
+        return {member: self.values[full] for full, member in members} if members else {}
+
+    @cached_property
+    def _members(self) -> Mapping[str, tuple[tuple[str, str], ...]]:
+        return members_of(tuple(self.values))
+
+
+# From step to step the same names come again, and there are many of them.
+@lru_cache(maxsize=64)
+def members_of(names: tuple[str, ...]) -> Mapping[str, tuple[tuple[str, str], ...]]:
+    """By family its names, whole and without the family.
+
+    >>> members_of(("loss", "dead/a"))
+    {'dead': (('dead/a', 'a'),)}
+    """
+    found: dict[str, list[tuple[str, str]]] = {}
+    for name in names:
+        family, slash, member = name.partition("/")
+        if slash:
+            found.setdefault(family, []).append((name, member))
+    return {family: tuple(members) for family, members in found.items()}

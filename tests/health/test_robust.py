@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import statistics
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -62,3 +63,13 @@ def test_restored_blocks_go_on_as_the_first(before: list[float], after: list[flo
     second.load_state_dict(first.state_dict())
     assert [first.add(value) for value in after] == [second.add(value) for value in after]
     assert first.state_dict() == second.state_dict()
+
+
+def test_the_upper_deviation_is_that_of_normal_values_and_wider_where_one_side_is_wild() -> None:
+    rng = np.random.default_rng(0)
+    normal = RollingMedian(4_000, rng.standard_normal(4_000))
+    assert normal.upper_deviation() == pytest.approx(1.0, abs=0.05)
+    assert normal.deviation() == pytest.approx(1.0, abs=0.05)
+    skewed = RollingMedian(4_000, np.exp(rng.standard_normal(4_000)))
+    assert skewed.upper_deviation() > 1.5 * skewed.deviation()
+    assert RollingMedian(5, [3.0] * 5).upper_deviation() == 0.0

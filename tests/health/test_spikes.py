@@ -38,8 +38,8 @@ def test_a_spike_that_lasts_is_one_incident_and_moves_no_level() -> None:
 
 def test_what_is_moderately_high_is_found_with_patience() -> None:
     patient = LossSpike(patience=4).detector()
-    level = np.where(np.arange(400) % 2, 1.0, 1.1)  # a deviation of 0.074
-    level[300:] += 0.6
+    level = np.where(np.arange(400) % 2, 1.0, 1.1)  # a deviation of about 0.1
+    level[300:] += 0.7
     assert [finding.step for finding in begun(patient, of("loss", level))] == [303]
 
 
