@@ -24,6 +24,7 @@ from musictrain.dashboard.curves import write_curves
 from musictrain.dashboard.page_data import PageData
 from musictrain.dashboard.page_files import write_data, write_page
 from musictrain.runs.folder import RunFolder
+from musictrain.runs.rollbacks import RolledBack
 from musictrain.runs.status import read_status
 
 log = logging.getLogger(__name__)
@@ -76,7 +77,10 @@ class LivePage(Callback):
         self._finish(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """The last drawing, of a run that failed or was interrupted."""
+        """The last drawing, of a run that failed or was interrupted; one that has gone back is drawn on by the next fit."""
+        if isinstance(exception, RolledBack) and self._painter is not None:
+            self._painter.stop()
+            self._painter = None
         self._finish(trainer)
 
     def _finish(self, trainer: Trainer) -> None:
@@ -100,7 +104,7 @@ class Painter:
         self._every_seconds, self._curves = every_seconds, curves
         self._data = PageData(run)
         self._ending = threading.Event()
-        self._complained = False
+        self._stopped = self._complained = False
         self._thread = threading.Thread(target=self._paint, name="musictrain live page", daemon=True)
 
     def start(self) -> None:
@@ -115,6 +119,11 @@ class Painter:
         if self._has_ended():
             self._wait()
 
+    def stop(self) -> None:
+        """Stop without a last drawing, for one who draws the same run from now on."""
+        self._stopped = True
+        self._wait()
+
     def _wait(self) -> None:
         self._ending.set()
         self._thread.join(3 * LAST_WORD_SECONDS)
@@ -126,6 +135,8 @@ class Painter:
             began = time.perf_counter()
             self._try(lambda: self._write_data(PORTION))
             self._ending.wait(max(self._every_seconds, REST * (time.perf_counter() - began)))
+        if self._stopped:
+            return
         self._wait_for_last_word()
         self._try(self._write_data)
         if self._curves:

@@ -27,6 +27,7 @@ from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert_of
 from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.log_lines import message_of, one_line, shortened
+from musictrain.runs.rollbacks import RolledBack
 from musictrain.runs.secrets import hidden, hide
 from musictrain.runs.writer import RecordWriter
 from musictrain.suggestions import did_you_mean
@@ -146,6 +147,9 @@ class Notifications(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tell why it ended, and wait for that to be sent: nothing of the training is left to be held up."""
+        if isinstance(exception, RolledBack):
+            self.close()  # it goes on, and what was wrong was told
+            return
         stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
         how = "was interrupted" if stopped else "failed"
         reason = f"{type(exception).__name__}: {exception}".rstrip(": ")

@@ -32,6 +32,7 @@ from musictrain.runs.eta import Eta
 from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.going_on import BETTER, as_text, from_text, going_on
 from musictrain.runs.records import plain, read_records
+from musictrain.runs.rollbacks import FILE_NAME, RolledBack, read_rollbacks
 from musictrain.runs.secrets import hidden
 from musictrain.runs.status import HEARTBEAT_SECONDS, is_gone, read_status
 from musictrain.runs.train_log import TrainLog
@@ -160,7 +161,7 @@ class RunRecorder(Callback):
         self._carried = []
         attempt = max(self._status.status.attempt, found.attempt + 1)
         self._logger.begin_attempt(attempt, trainer.global_step, found.missing)
-        self._status.train(attempt, found.best)
+        self._status.train(attempt, found.best, why_not_straight(metrics.parent))
         if self._goes_on:
             settle_loggers(trainer, RunFolder(metrics.parent), trainer.global_step)
             self._event("resumed", attempt=attempt, from_step=trainer.global_step, environment=self._environment)
@@ -255,13 +256,21 @@ class RunRecorder(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Note what went wrong; the traceback goes to the log."""
-        if self._opened:
+        if self._opened and isinstance(exception, RolledBack) and self._trains:
+            self._turn_back(exception)
+        elif self._opened:
             ending = ending_of(exception, self._status.status.name if self._status is not None else "")
             failed = ending.state == "failed"
             if failed or self._status is not None:
                 log.error("The run was %s.", "ended by an error" if failed else "interrupted", exc_info=exception if failed else None)
             self._end(ending)
         self._close()
+
+    def _turn_back(self, exception: RolledBack) -> None:
+        """The run goes on, from an earlier version: it has not ended."""
+        log.info("%s", exception.rollback.sentence())
+        if self._status is not None:
+            self._status.turn_back(exception.rollback.sentence())
 
     def _end(self, ending: Ending) -> None:
         if self._status is None:
@@ -324,6 +333,13 @@ def check_nobody_trains(run: RunFolder) -> None:
 def num_attempts(run: RunFolder) -> int:
     """How often this run was started."""
     return sum(event.get("event") in ("started", "resumed") for event in read_records(run.events))
+
+
+def why_not_straight(folder: Path) -> str:
+    """What a run has to say of its last going back, empty if it never has."""
+    settled = [rollback for rollback in read_rollbacks(folder / FILE_NAME) if rollback.settled]
+    times = f" ({len(settled)} times in all)" if len(settled) > 1 else ""
+    return f"{settled[-1].sentence()}{times}" if settled else ""
 
 
 def settle_loggers(trainer: Trainer, run: RunFolder, resumed_from: int | None = None) -> None:

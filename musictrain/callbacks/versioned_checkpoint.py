@@ -21,7 +21,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
-from musictrain.batch_seed import seed_torch
+from musictrain.batch_seed import number_of_batch, seed_torch
 from musictrain.checkpoints.checkpoint_io import CompressedCheckpointIO, SaveRequest
 from musictrain.checkpoints.circumstances import circumstances_of, fingerprints_of
 from musictrain.checkpoints.consolidating import OPTIMIZERS, TIED, tied_names
@@ -53,6 +53,7 @@ from musictrain.checkpoints.trainer_state import (
 )
 from musictrain.checkpoints.triggers import SaveTriggers
 from musictrain.checkpoints.version_folder import VersionFolder, saving_summary
+from musictrain.runs.rollbacks import RolledBack
 from musictrain.runs.writer import RecordWriter
 
 log = logging.getLogger(__name__)
@@ -224,7 +225,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         self._anew.begins(trainer)
         if self.reseed:
             share = (trainer.distributed_sampler_kwargs or {}).get("rank", 0)
-            seed_torch(pl_module.device, int(os.environ.get("PL_GLOBAL_SEED", 0)), trainer.fit_loop.total_batch_idx, share)
+            seed_torch(pl_module.device, int(os.environ.get("PL_GLOBAL_SEED", 0)), number_of_batch(trainer), share)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: LightningModule, optimizer: Any) -> None:
         """The weights are about to change."""
@@ -368,8 +369,8 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._lookout.stop and isinstance(exception, SIGTERMException):
             exception.code = 128 + self._lookout.stop
         try:
-            # Of several processes one may be alone with its error: it must not wait for the others.
-            alone = trainer.world_size == 1 and not isinstance(exception, SIGTERMException)
+            # Of several processes one may be alone with its error: it must not wait for the others. A state that is gone back from is spoiled.
+            alone = trainer.world_size == 1 and not isinstance(exception, SIGTERMException | RolledBack)
             if alone and 0 <= self._saved_step < trainer.global_step:
                 back_to_last_step(trainer)
                 self._logged.take_back(trainer)

@@ -60,11 +60,12 @@ class RunStatus:
         self._alerts.listen()
         self._heartbeat.start()
 
-    def train(self, attempt: int, best: dict[str, Any]) -> None:
-        """Training begins, on the thread that trains."""
+    def train(self, attempt: int, best: dict[str, Any], reason: str = "") -> None:
+        """Training begins, on the thread that trains; ``reason`` is what has happened to the run that a person should know."""
         status, trainer = self.status, self._trainer
         status.step, status.epoch, status.total = trainer.global_step, trainer.current_epoch, steps_of_run(trainer)
         status.attempt, status.best, self.trains = attempt, best, True
+        status.reason = hidden(reason)
         self._plan = plan_of_run(trainer)
         if self._earlier is not None and self._earlier.elapsed_seconds > self._clock.elapsed_seconds:
             # What was trained after the last save is lost, and took its time all the same.
@@ -136,6 +137,11 @@ class RunStatus:
                 status.left_seconds, status.left_low, status.left_high = left.seconds, left.low, left.high
                 status.ends_at = round(time.time() + left.seconds, 3)
         return status
+
+    def turn_back(self, reason: str) -> None:
+        """This fit is over and the run is not: another one is about to start; ``close`` writes that down."""
+        self.status.reason = hidden(reason)
+        self._states.drive("starting")
 
     def end(self, ending: Ending) -> None:
         """The run has ended; ``close`` writes it down."""

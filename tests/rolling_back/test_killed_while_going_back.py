@@ -1,0 +1,107 @@
+"""A run that is killed at any file operation while it goes back ends, resumed, in the bits of one that was left in peace."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from musictrain.checkpoints.catalog import list_versions
+from musictrain.checkpoints.verification import verify
+from musictrain.runs import RunFolder
+from musictrain.runs.rollbacks import FILE_NAME, read_rollbacks
+from tests.checkpoints.exact_runs import MODULES, apart
+from tests.checkpoints.fault_injection import Fault, Outcome, Say, folder_in_memory, run_in_child
+from tests.rolling_back.going_back import RUN_OF_ITS_OWN, Spoiler, end_of, fit, never_met
+
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
+
+SHORT: dict[str, Any] = {"max_steps": 9, "saving": {"every_n_train_steps": 2}}
+
+
+@pytest.fixture(autouse=True)
+def _one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Sums come out the same, and no seed is left by another test."""
+    torch.set_num_threads(1)
+    monkeypatch.delenv("PL_GLOBAL_SEED", raising=False)
+
+
+@pytest.fixture(scope="module")
+def disk() -> Iterator[Path]:
+    with folder_in_memory() as folder:
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def straight(disk: Path) -> RunFolder:
+    """What all must come to."""
+    run = RunFolder(disk / "straight")
+    never_met(run, MODULES["plain"](), (5, 5), **SHORT)
+    return run
+
+
+@pytest.fixture(scope="module")
+def begun(disk: Path) -> RunFolder:
+    """A run of four steps: two more, and it meets the bad batch; two more than that, and it asks to go back."""
+    run = RunFolder(disk / "begun")
+    fit(run, MODULES["plain"](), **{**SHORT, "max_steps": 4})
+    return run
+
+
+def go_on(folder: Path, say: Say) -> None:
+    """What anybody would type after a kill."""
+    spoiler = Spoiler(5, later=2, meanwhile=partial(say, "asks"))
+    fit(RunFolder(folder), MODULES["plain"](), spoiler, ckpt_path="last", **SHORT)
+    say("trained on " + " ".join(map(str, spoiler.seen)))
+
+
+def killed_and_resumed(begun: RunFolder, folder: Path, at: int) -> tuple[Outcome, Outcome]:
+    shutil.copytree(begun.path, folder)
+    first = run_in_child(go_on, folder, Fault("SIGKILL", at))
+    return first, run_in_child(go_on, folder)
+
+
+def check(run: RunFolder, straight: RunFolder, first: Outcome, resumed: Outcome) -> None:
+    where = f"killed before {first.operation}, operation {len(first.operations)}"
+    assert resumed.ending == "finished", (where, resumed.error)
+    assert apart(end_of(run), end_of(straight), ignore=RUN_OF_ITS_OWN) == [], where
+    assert [(each.first, each.settled) for each in read_rollbacks(run.path / FILE_NAME)] == [(5, True)], where
+    for version in list_versions(run.checkpoints):
+        verify(version.path)
+    asked = "asks" in first.said and "asks" not in resumed.said
+    trained = next(line for line in resumed.said if line.startswith("trained")).split()[2:]
+    assert not (asked and "5" in trained), where
+
+
+def check_kills(begun: RunFolder, straight: RunFolder, disk: Path, begin: int, stride: int) -> tuple[set[str], int]:
+    """Kill at every ``stride``-th operation; gives back at which kinds of operations, and how often after the going back was asked for."""
+    at, struck, after = begin, set[str](), 0
+    while True:
+        run = RunFolder(disk / f"killed_{at}")
+        first, resumed = killed_and_resumed(begun, run.path, at)
+        if not first.reached:
+            assert first.ending == "finished", first.error
+            return struck, after
+        check(run, straight, first, resumed)
+        struck.add(first.operation)
+        after += "asks" in first.said
+        shutil.rmtree(run.path)
+        at += stride
+
+
+def test_some_kills(begun: RunFolder, straight: RunFolder, disk: Path) -> None:
+    struck, after = check_kills(begun, straight, disk, 11, 23)
+    assert len(struck) >= 2
+    assert after >= 3
+
+
+@pytest.mark.slow
+def test_a_kill_at_any_operation(begun: RunFolder, straight: RunFolder, disk: Path) -> None:
+    struck, after = check_kills(begun, straight, disk, 1, 1)
+    assert {"open", "write", "fsync", "rename", "close"} <= struck
+    assert after >= 40
