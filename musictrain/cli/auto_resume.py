@@ -9,7 +9,7 @@ from typing import Any
 
 from musictrain.cli.exits import UsageError
 from musictrain.cli.one_decision import first_decides
-from musictrain.cli.resume import max_steps_of, read_config, step_of
+from musictrain.cli.resume import finish_going_back, max_steps_of, read_config, step_of
 from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, list_runs
 from musictrain.runs.config_changes import ELSEWHERE, config_changes, config_fingerprint, known_to, without_new_defaults
@@ -59,12 +59,15 @@ def _found(which: str, runs_dir: Path, config: dict[str, Any]) -> tuple[RunFolde
     same = [run for run in list_runs(runs_dir) if has_configuration(run, config)]
     if which == "auto":
         same = [run for run in same if any(run.checkpoints.glob("v*.ckpt*"))][-1:]
+        for run in same:
+            finish_going_back(run)
         return next(((run, version) for run in same if not _done(run, version := version_of(run))), None)
     if not same:
         raise UsageError(
             f"--ckpt_path {which}: no run in {runs_dir} has this configuration, so there is nothing to go on with. "
             "Leave it out to begin, or say --ckpt_path auto, which begins where nothing was interrupted."
         )
+    finish_going_back(same[-1])
     return same[-1], version_of(same[-1], which)
 
 

@@ -11,6 +11,7 @@ from jsonargparse.typing import PositiveFloat, PositiveInt
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
+from musictrain import rolling_back
 from musictrain.callbacks import RunLogger, RunRecorder
 from musictrain.cli.auto_resume import WHICH, version_to_go_on_from
 from musictrain.cli.exits import UsageError
@@ -183,6 +184,10 @@ class MusicCLI(LightningCLI):
             **options,
             **kwargs,
         )
+
+    def fit(self, **options: Any) -> None:
+        """What LightningCLI runs instead of ``trainer.fit``: the same, except that it can go back to an earlier version."""
+        rolling_back.fit(self.trainer, **options)
 
     def _callbacks(self, settings: Any, recorder: RunRecorder) -> list[Callback]:
         # What was not found out by the command line itself, such as `last`, is somebody's own version.

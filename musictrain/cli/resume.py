@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from musictrain.checkpoints.catalog import NoGoodVersionError
 from musictrain.checkpoints.seal import SealError, read_seal
-from musictrain.cli.exits import UsageError
+from musictrain.cli.exits import CommandError, UsageError
 from musictrain.cli.options import CommandParser
 from musictrain.cli.recipes import with_recipes
 from musictrain.cli.training import train
 from musictrain.cli.version_choice import version_of
 from musictrain.runs import RunFolder, find_run
 from musictrain.runs.config_changes import config_changes, without_new_defaults
+from musictrain.runs.rollbacks import FILE_NAME, read_rollbacks
 
 FIXED = ("model.class_path", "model.init_args.network", "data.class_path", "data.init_args.corpus", "data.init_args.tokenizer")
 
@@ -46,11 +48,29 @@ def run_and_version(options: argparse.Namespace) -> tuple[RunFolder, Path]:
 
     def find() -> tuple[RunFolder, Path]:
         run = find_run(options.run, options.runs)
+        finish_going_back(run)
         return run, version_of(run, options.version)
 
     found = agreed(f"resume {options.run}", find)
     assert found is not None
     return found
+
+
+def finish_going_back(run: RunFolder) -> None:
+    """Set aside what a run was turning away from when it was killed, so that its last version is the one it goes on from.
+
+    Raises:
+        CommandError: if that cannot be done, saying why.
+    """
+    if all(rollback.settled for rollback in read_rollbacks(run.path / FILE_NAME)):
+        return
+    from musictrain.checkpoints.lock import FolderInUseError
+    from musictrain.rolling_back.settling import settle_rollbacks
+
+    try:
+        print(settle_rollbacks(run.checkpoints)[-1].sentence())
+    except (FolderInUseError, NoGoodVersionError, OSError) as error:
+        raise CommandError(str(error)) from error
 
 
 def parser() -> CommandParser:
