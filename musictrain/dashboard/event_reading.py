@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ BLOCK_BYTES = 1 << 20
 MOST_ALERTS = 300
 MOST_VERSIONS = 500
 MOST_EVENTS = 150
+MOST_ACTIONS = 200
 MOST_LINES = 400
 TAIL_BYTES = 128 << 10
 LONGEST_TEXT = 600
@@ -22,6 +23,19 @@ LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 LOG_LINE = re.compile(rf"^(\d{{4}}-\d\d-\d\d[ T]\d\d:\d\d:\d\d\S*)\s+({'|'.join(LEVELS)})\s+(.*)$")
 # Whole escape sequences first, then whatever else a terminal would obey; line breaks and tabs stay.
 CONTROL = re.compile(r"\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?|\x1b\[[0-?]*[ -/]*[@-~]|\x1b.?|[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+
+
+def _went_back(row: Mapping[str, Any]) -> str:
+    over = row.get("passed_over")
+    return f"Went back to step {row.get('to')}" + (f", passing over {over}" if over else "")
+
+
+ACTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "skipped": lambda row: "The update was left out",
+    "lr_reduced": lambda row: f"Learning rate multiplied by {row.get('factor')} up to step {row.get('until')}",
+    "rolled_back": _went_back,
+}
+"""What AnomalyAlerts does, in words."""
 
 
 def clean(text: Any, longest: int = LONGEST_TEXT) -> str:
@@ -52,6 +66,7 @@ class EventReader:
         self._alerts: dict[tuple[str, str], dict[str, Any]] = {}
         self._versions: dict[str, dict[str, Any]] = {}
         self._events: deque[dict[str, Any]] = deque(maxlen=MOST_EVENTS)
+        self._actions: deque[dict[str, Any]] = deque(maxlen=MOST_ACTIONS)
         self.best: dict[str, Any] = {}
         self.first_time: float | None = None
         self.last_state = ""
@@ -72,6 +87,11 @@ class EventReader:
     def events(self) -> list[dict[str, Any]]:
         """The last ones, oldest first."""
         return list(self._events)
+
+    @property
+    def actions(self) -> list[dict[str, Any]]:
+        """What was done to the training when something was wrong with it, the last ones, oldest first."""
+        return list(self._actions)
 
     def read(self) -> None:
         """Take in what has been written since the last time."""
@@ -96,6 +116,8 @@ class EventReader:
             self._versions.get(clean(row.get("version"), 100), {})["removed"] = True
         elif event == "best":
             self.best = {key: clean(row[key], 200) if key == "metric" else row[key] for key in ("metric", "value", "step") if key in row}
+        elif event in ACTIONS and isinstance(row.get("step"), int):
+            self._actions.append({"step": row["step"], "event": event, "text": clean(ACTIONS[event](row), 120)})
         if event in ("started", "resumed"):
             self.last_state = "training"
         elif event in ("finished", "stopped", "failed", "interrupted"):

@@ -37,14 +37,8 @@ SCHEMA = 1
 BANDS = "corpus_bands.json"
 # Shares of the megabyte; the curves get what the others leave.
 SHARES = {
-    "alerts": 0.12,
-    "versions": 0.06,
-    "vetoed": 0.03,
-    "events": 0.05,
-    "log": 0.10,
-    "settings": 0.12,
-    "changes": 0.05,
-    "environment": 0.03,
+    **{"alerts": 0.12, "versions": 0.06, "vetoed": 0.03, "events": 0.05, "actions": 0.03, "log": 0.10},
+    **{"settings": 0.12, "changes": 0.05, "environment": 0.03},
 }
 LISTEN_SHARE = 0.2
 
@@ -131,6 +125,7 @@ class PageData:
             "versions": self._events.versions,
             "vetoed": [[step, why] for step, why in sorted(self._curves.vetoed.items())],
             "events": self._events.events,
+            "actions": self._events.actions,
             "log": last_lines(self.run.log),
             **{key: settings[key][::-1] for key in ("settings", "changes", "environment")},
         }
@@ -189,6 +184,7 @@ WORDS = {
     "alerts": "different alerts: all are in events.jsonl",
     "versions": "versions: all are in checkpoints",
     "events": "events: all are in events.jsonl",
+    "actions": "marks of what was done about alerts: all are in events.jsonl",
     "log": "last lines of the log: all are in train.log",
     "settings": "settings: all are in config.yaml",
     "changes": "changed settings",

@@ -221,14 +221,16 @@
       return curves.smoothed(curve.steps, logs).map((value) => (value === null ? null : Math.exp(value)));
     }
 
-    // Versions stand at the foot of a chart, vetoed steps above them; alerts, and values that are no numbers, hang from its top.
+    // Versions stand at the foot of a chart, vetoed steps above them; alerts, what was done about them, and values that are no numbers,
+    // hang from its top.
     markTraces() {
-      const { versions, alerts, vetoed } = curves.marks();
+      const { versions, alerts, vetoed, actions } = curves.marks();
       const fate = ({ vetoed, removed }) => (vetoed ? `, never best: ${vetoed}` : "") + (removed ? ", removed since" : "");
       const feet = versions.slice(-MOST_MARKS).map((version) => [version.step, version.name + fate(version)]);
       const crosses = vetoed.slice(-MOST_MARKS).map(([step, why]) => [step, `never best: ${why}`]);
       const tops = alerts.slice(0, MOST_MARKS).map((alert) => [alert.step, String(alert.message || alert.kind).slice(0, 90), alert.level]);
       const colours = tops.map(([, , level]) => M.colour(level === "WARNING" ? "warn" : "bad"));
+      const done = actions.slice(-MOST_MARKS).map((action) => [action.step, action.text]);
       const holes = this.lines.flatMap(({ curve, label }) => {
         const steps = curve.steps.filter((_, place) => !Number.isFinite(curve.values[place]));
         return steps.slice(0, MOST_MARKS).map((step) => [step, `${label} is no finite number`]);
@@ -237,6 +239,7 @@
         ...markTrace("version", feet, 0.018, { symbol: "triangle-up", size: 7, color: M.colour("faint") }),
         ...markTrace("vetoed", crosses, 0.07, { symbol: "x-thin-open", size: 7, color: M.colour("warn"), line: { width: 2 } }),
         ...markTrace("alert", tops, 0.982, { symbol: "triangle-down", size: 8, color: colours }),
+        ...markTrace("action", done, 0.96, { symbol: "diamond", size: 7, color: M.colour("accent") }),
         ...markTrace("no number", holes, 0.94, { symbol: "x", size: 7, color: M.colour("bad") }),
       ];
     }

@@ -5,7 +5,7 @@
   const view = { axis: "step", logY: false, smoothing: 0, range: null, marked: null };
   const curves = new Map(); // by key
   let axes = { tokens: decoded({}), time: decoded({}), text: "", change: 0 };
-  let marks = { versions: [], alerts: [], vetoed: [], bands: new Map(), text: "", change: 0 };
+  let marks = { versions: [], alerts: [], vetoed: [], actions: [], bands: new Map(), text: "", change: 0 };
   let changes = 0;
 
   // ---- data
@@ -40,12 +40,13 @@
     const versions = (data.versions || []).filter((version) => M.isNumber(version.step));
     const alerts = (data.alerts || []).filter((alert) => M.isNumber(alert.step));
     const vetoed = data.vetoed || [];
+    const actions = (data.actions || []).filter((action) => M.isNumber(action.step));
     const fates = versions.map(({ name, removed, vetoed: veto }) => [name, removed, veto]);
-    const shown = [fates, alerts.map(({ step, level }) => [step, level]), vetoed, data.bands];
+    const shown = [fates, alerts.map(({ step, level }) => [step, level]), vetoed, actions, data.bands];
     const text = JSON.stringify(shown);
     if (text === marks.text) return;
     const bands = new Map((data.bands || []).map(([key, low, high]) => [key, [low, high]]));
-    marks = { versions, alerts, vetoed, bands, text, change: ++changes };
+    marks = { versions, alerts, vetoed, actions, bands, text, change: ++changes };
   }
 
   // ---- the horizontal axis
