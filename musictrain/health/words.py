@@ -13,6 +13,7 @@ OF_BATCHES = {"non_finite", "loss_spike", "gradient_spike", "data"}
 
 SHOWN = ("loss", "gradient_norm", "entropy", "loss_scale", "data_wait", "tokens_per_second")
 
+REPLAY = "`musictrain replay`"
 REPLAYED = {*OF_BATCHES, "entropy", "layers", "updates", "divergence"}
 
 
@@ -52,7 +53,10 @@ def advice_on(response: Response, run: str) -> str:
     finding = response.finding
     if not run or finding.kind not in REPLAYED:
         return finding.advice
-    return f"{finding.advice} Look at the step: musictrain replay {run} --step {finding.step}".lstrip()
+    command = f"musictrain replay {run} --step {finding.step}"
+    if REPLAY in finding.advice:
+        return finding.advice.replace(REPLAY, f"`{command}`")
+    return f"{finding.advice} Look at the step: `{command}`.".lstrip()
 
 
 def guilty_ranks(losses: Sequence[float]) -> list[int]:

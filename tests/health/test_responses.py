@@ -11,7 +11,7 @@ from musictrain.health import DETECTORS, NonFinite, Settings, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Responses, leaves_out
 from musictrain.health.settling import BEFORE_UPDATE, OUTSIDE, detectors_of
-from musictrain.health.words import guilty_ranks, what_was_done
+from musictrain.health.words import advice_on, guilty_ranks, what_was_done
 
 
 def bad(step: int, of: str = "gradients") -> Vitals:
@@ -134,3 +134,12 @@ def test_lowering_again_lies_on_top() -> None:
 def test_an_alert_is_about_the_ranks_whose_loss_is_not_finite() -> None:
     assert guilty_ranks([1.0, math.nan, 2.0]) == [1]
     assert guilty_ranks([1.0, 2.0]) == [0, 1]
+
+
+def test_the_advice_names_the_command_with_run_and_step() -> None:
+    detector, responses = NonFinite().detector(), Responses()
+    response = responses.to(detector, detector.see(bad(7)))
+    assert response is not None
+    assert "`musictrain replay a-run --step 7`" in advice_on(response, "a-run")
+    assert advice_on(response, "a-run").count("musictrain replay") == 1
+    assert advice_on(response, "") == response.finding.advice
