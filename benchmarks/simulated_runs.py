@@ -199,8 +199,8 @@ def _instead(values: dict[str, float]) -> Change:
 
 def _rate_times_100(row: Vitals, since: int) -> dict[str, Any]:
     ratios = {name: value * 100 for name, value in row.values.items() if name.startswith("update_ratio/")}
-    grown = min(since + 1, 10)
-    return {**ratios, "learning_rate": row.values["learning_rate"] * 100, "loss": row.values["loss"] * (1 + 0.5 * grown)}
+    loss, norm = row.values["loss"] * (1 + 0.1 * min(since, 10)), row.values["gradient_norm"] * (4 if since > 1 else 1)
+    return {**ratios, "learning_rate": row.values["learning_rate"] * 100, "loss": loss, "gradient_norm": norm}
 
 
 FAULTS = {

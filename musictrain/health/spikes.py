@@ -1,7 +1,7 @@
 """LossSpike and GradientSpike: a value far above what it has been, for a moment or for good.
 
-The level is the median of the last few values, so that a falling loss is no trouble; the spread is that of what the values were above or
-below that level. Values in a spike move neither. Source of the idea: the robust z-score (Iglewicz & Hoaglin 1993).
+Level and spread are those of :class:`~musictrain.health.usual.Usual`; values in a spike move neither. Source of the idea: the robust
+z-score (Iglewicz & Hoaglin 1993).
 """
 
 from __future__ import annotations
@@ -13,13 +13,13 @@ from typing import Any, ClassVar, TypeVar
 
 from musictrain.health.detector import NOTHING, Action, IncidentDetector, Settings
 from musictrain.health.finding import Finding
-from musictrain.health.robust import RollingMedian
+from musictrain.health.usual import Usual
 from musictrain.health.vitals import Vitals
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Spike(Settings):
-    sudden: float = 12.0
+    sudden: float = 14.0
     threshold: float = 4.0
     patience: int = 4
     persistent: float = 4.0
@@ -40,14 +40,16 @@ class _Spike(Settings):
 class LossSpike(_Spike):
     """A loss far above what it has been.
 
-    Looks at ``loss``. Found at the very look if it lies ``sudden`` robust deviations above its level; within ``patience`` looks if each of
-    them lies ``threshold`` above; within ``level`` looks if the level itself has risen by ``persistent`` above the lowest of the last
-    ``window`` looks. Nothing is said in the first ``least`` looks. What stays high for ``window`` looks is taken for normal from then on.
-    Where ``stage`` changes everything begins anew.
+    Looks at ``loss`` and ``gradient_norm``. Found at the very look if the loss lies ``sudden`` robust deviations above its level, or loss
+    and gradient norm both lie ``together`` above theirs: a hard piece does the one, a broken one both. Found within ``patience`` looks if
+    each of them lies ``threshold`` above; within ``level`` looks if the level itself has risen by ``persistent`` above the lowest of the
+    last ``window`` looks. Nothing is said in the first ``least`` looks. What stays high for ``window`` looks is taken for normal from then
+    on. Where ``stage`` changes everything begins anew; a change that nobody tells is told of once.
 
     False alarms with these settings: LOSS_RATES
 
     Args:
+        together: deviations at which one look is enough where the gradient norm, by its logarithm, lies as many above its own level.
         sudden: deviations at which one look is enough.
         threshold: deviations at which ``patience`` looks in a row are.
         patience: looks in a row.
@@ -60,6 +62,7 @@ class LossSpike(_Spike):
 
     kind: ClassVar[str] = "loss_spike"
     action: Action = "alert"
+    together: float = 5.0
 
     def detector(self) -> LossSpikeDetector:
         """A detector that has seen nothing yet."""
@@ -98,8 +101,8 @@ class GradientSpike(_Spike):
 
 
 S = TypeVar("S", bound=_Spike)
-FEW = 4  # values that have a level
 TINY = 1e-30
+LEAST_FACTOR = math.log(1.1)  # what gradient norms vary by at the least
 
 
 class _SpikeDetector(IncidentDetector[S]):
@@ -115,9 +118,7 @@ class _SpikeDetector(IncidentDetector[S]):
 
     def _begin(self) -> None:
         settings = self.settings
-        self._level = RollingMedian(settings.level)
-        self._levels = RollingMedian(settings.window)
-        self._residuals = RollingMedian(settings.window)
+        self._usual = Usual(settings.level, settings.window, keeps_levels=settings.persistent > 0)
         self._high = 0
 
     def on_scale(self, value: float) -> float:
@@ -140,36 +141,28 @@ class _SpikeDetector(IncidentDetector[S]):
         if vitals.values.get("stage") != self._stage:
             self._stage = vitals.values.get("stage")
             self._begin()
-        scaled, settings = self.on_scale(value), self.settings
-        if len(self._level) < FEW:
-            self._level.add(scaled)
+        scaled, settings, usual = self.on_scale(value), self.settings, self._usual
+        if len(usual) < settings.least:
+            self._learn(scaled, vitals)
             return NOTHING
-        if len(self._residuals) < settings.least:
-            self._learn(scaled, self._level.median())
-            return NOTHING
-        level = self._level.median()
-        lowest = self._levels.lowest() if settings.persistent else level
+        level, lowest = usual.level(), usual.lowest()
         least = self.least_rise(level)
         if scaled - level <= least and level - lowest <= least * self._long_share:
             self._high = 0  # whatever the spread is: it need not be known
-            self._learn(scaled, level)
+            self._learn(scaled, vitals)
             return NOTHING
-        spread = max(self._residuals.deviation(), least / settings.threshold, TINY)
-        # Single values may be wilder on this side than on the other; medians of them are not.
-        height = (scaled - level) / max(spread, self._residuals.upper_deviation())
+        spread = usual.spread(max(least / settings.threshold, TINY))
+        height = usual.height(scaled, level, spread)
         if height > settings.threshold:
             return self._high_value(vitals, height, level)
         self._high = 0
-        self._learn(scaled, level)
+        self._learn(scaled, vitals)
         if 0 < settings.persistent < (risen := (level - lowest) / spread):
             return {"": self._finding(vitals, risen, lowest, f"for long: the last {settings.level} lie")}
         return NOTHING
 
-    def _learn(self, scaled: float, level: float) -> None:
-        self._residuals.add(scaled - level)
-        if self.settings.persistent:
-            self._levels.add(level)
-        self._level.add(scaled)
+    def _learn(self, scaled: float, vitals: Vitals) -> None:
+        self._usual.learn(scaled)
 
     def _high_value(self, vitals: Vitals, height: float, level: float) -> Mapping[str, Finding]:
         self._high += 1
@@ -177,9 +170,12 @@ class _SpikeDetector(IncidentDetector[S]):
             self._begin()
             self._incidents.note("", stayed=True)
             return NOTHING
-        if height > self.settings.sudden or self._high >= self.settings.patience or self._incidents.open:
+        if self._incidents.open or self._high >= self.settings.patience or self._is_sudden(height, vitals):
             return {"": self._finding(vitals, height, level, "it lies")}
         return NOTHING
+
+    def _is_sudden(self, height: float, vitals: Vitals) -> bool:
+        return height > self.settings.sudden
 
     def _finding(self, vitals: Vitals, score: float, level: float, how: str) -> Finding:
         beyond = f"{how} {score:.0f} robust deviations above that"
@@ -187,15 +183,13 @@ class _SpikeDetector(IncidentDetector[S]):
         return Finding(self.settings.kind, vitals.step, self.what, "", value, self.from_scale(level), score, self.advice, beyond)
 
     def own_state(self) -> dict[str, Any]:
-        """Values, levels and what they were off."""
-        series = {"level": self._level, "levels": self._levels, "residuals": self._residuals}
-        return {"stage": self._stage, "high": self._high, **{name: one.values() for name, one in series.items()}}
+        """What is usual, and for how many looks it has not been so."""
+        return {"stage": self._stage, "high": self._high, "usual": self._usual.state_dict()}
 
     def load_own_state(self, state: Mapping[str, Any]) -> None:
         """Take it back."""
         self._stage, self._high = state["stage"], int(state["high"])
-        for name, one in (("level", self._level), ("levels", self._levels), ("residuals", self._residuals)):
-            one.restore(state[name])
+        self._usual.load_state_dict(state["usual"])
 
 
 class LossSpikeDetector(_SpikeDetector[LossSpike]):
@@ -204,9 +198,38 @@ class LossSpikeDetector(_SpikeDetector[LossSpike]):
     name, what = "loss", "the training loss"
     advice = "Hear the batch with `musictrain replay`. If it is sound, clip gradients, lower the learning rate or lengthen the warm-up."
 
+    def _begin(self) -> None:
+        super()._begin()
+        self._gradients = Usual(self.settings.level, self.settings.window)
+
     def least_rise(self, level: float) -> float:
         """A share of the loss itself."""
         return self.settings.least_rise * abs(level)
+
+    def _learn(self, scaled: float, vitals: Vitals) -> None:
+        self._usual.learn(scaled)
+        norm = vitals.values.get("gradient_norm", math.nan)
+        if math.isfinite(norm):
+            self._gradients.learn(math.log(max(norm, TINY)))
+
+    def _is_sudden(self, height: float, vitals: Vitals) -> bool:
+        if height > self.settings.sudden or height <= self.settings.together or len(self._gradients) < self.settings.least:
+            return height > self.settings.sudden
+        norm = vitals.values.get("gradient_norm", math.nan)
+        return math.isfinite(norm) and self._height_of(norm) > self.settings.together
+
+    def _height_of(self, norm: float) -> float:
+        level = self._gradients.level()
+        return self._gradients.height(math.log(max(norm, TINY)), level, self._gradients.spread(LEAST_FACTOR))
+
+    def own_state(self) -> dict[str, Any]:
+        """That of the gradient norm too."""
+        return {**super().own_state(), "gradients": self._gradients.state_dict()}
+
+    def load_own_state(self, state: Mapping[str, Any]) -> None:
+        """Take it back."""
+        super().load_own_state(state)
+        self._gradients.load_state_dict(state["gradients"])
 
 
 class GradientSpikeDetector(_SpikeDetector[GradientSpike]):

@@ -22,7 +22,15 @@ class Divergence(Settings):
 
     Looks at ``loss``. Two rules on the medians of blocks of ``block`` looks: ``patience`` blocks in a row, each above
     the one before, and the last above the lowest by ``least_rise``; or ``lost_blocks`` blocks in a row by which more than ``most_lost`` of
-    the way from the first block to the lowest is lost again.
+    the way from the first block to the lowest is lost again. A rise must also be six standard errors of a block's median. A loss that
+    doubles in 400 steps is found in some 125; one that jumps and stays within ``lost_blocks`` + 1 blocks.
+
+    Args:
+        block: looks of a block.
+        patience: blocks in a row that rise.
+        least_rise: share of the lowest block that the last must lie above it.
+        most_lost: share of what had been gained; more is a divergence.
+        lost_blocks: blocks in a row with more lost than that.
     """
 
     kind: ClassVar[str] = "divergence"
@@ -45,6 +53,11 @@ class Plateau(Settings):
 
     Looks at ``loss``: of blocks of ``block`` looks, ``patience`` in a row whose medians are not below the lowest before them by
     ``least_fall`` of it. The end of most runs is a plateau, which is why it is only logged.
+
+    Args:
+        block: looks of a block.
+        patience: blocks in a row.
+        least_fall: share of the lowest block by which the next must lie below it to be a fall.
     """
 
     kind: ClassVar[str] = "plateau"

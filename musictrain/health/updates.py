@@ -19,7 +19,17 @@ TOO_SHORT = "Nothing reaches it: is it used at all, are its inputs dead, is its 
 class Updates(Settings):
     """Updates that explode or vanish, by parameter: norm of the update divided by norm of the weight.
 
-    Looks at ``update_ratio/<parameter>`` and ``learning_rate``.
+    Looks at ``update_ratio/<parameter>`` and ``learning_rate``. Too long, at the very look: more than ``largest``, and ``factor`` times
+    what the parameter has had at any time before in two of three looks in a row; so that neither a warm-up nor a restart of the schedule
+    nor a bias that begins at 0 is told of. Too short: less than ``smallest``, of which 32-bit weights keep nothing, at ``patience`` looks
+    in a row, unless the schedule has come down to a hundredth of its highest learning rate.
+
+    Args:
+        factor: times the longest so far.
+        largest: shorter updates are never too long.
+        smallest: longer updates are never too short.
+        patience: looks in a row for updates that are too short.
+        least: looks of a parameter before an update of it can be too long.
     """
 
     kind: ClassVar[str] = "updates"

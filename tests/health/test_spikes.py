@@ -137,3 +137,12 @@ def test_the_step_at_hand_is_unusual_for_as_long_as_it_is() -> None:
 def test_windows_that_do_not_fit_are_refused(wrong: dict[str, int]) -> None:
     with pytest.raises(ValueError, match="it needs at least least=32 and level="):
         LossSpike(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("norm", "found"), [(1.0, False), (4.0, True), (math.nan, False)])
+def test_a_moderate_rise_is_a_spike_where_the_gradients_rise_too(norm: float, found: bool) -> None:
+    rng = np.random.default_rng(0)
+    losses, norms = 1.0 + 0.1 * rng.standard_normal(300), np.exp(0.2 * rng.standard_normal(300))
+    losses[200], norms[200] = 1.8, norm
+    rows = [Vitals(step, {"loss": loss, "gradient_norm": own}) for step, (loss, own) in enumerate(zip(losses, norms, strict=True))]
+    assert [one.step for one in begun(LossSpike().detector(), rows)] == ([200] if found else [])
