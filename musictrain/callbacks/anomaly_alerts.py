@@ -33,6 +33,8 @@ from musictrain.listening.window_places import places_of
 from musictrain.rolling_back import StepTrail, roll_back, why_not
 from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert
+from musictrain.runs.rollbacks import FILE_NAME as ROLLBACKS
+from musictrain.runs.rollbacks import read_rollbacks
 from musictrain.runs.told_before import told_beyond
 from musictrain.runs.writer import RecordWriter
 from musictrain.speed.phases import listen, stop_listening
@@ -75,6 +77,7 @@ class AnomalyAlerts(Callback):
 
     Attributes:
         stop_reason, stop_advice, stopped_by_guard: how it has ended a fit.
+        tells_of: the kinds of alerts that others need not raise.
 
     Raises:
         ValueError: for settings that cannot work.
@@ -114,11 +117,12 @@ class AnomalyAlerts(Callback):
         self.stop_reason = self.stop_advice = ""
         self.stopped_by_guard = False
         self._detectors: dict[str, Detector] = detectors_of(self._given)
+        self.tells_of = frozenset(self._detectors)
         self._responses, self._rate, self._trail = Responses(), LoweredRate(), StepTrail()
         self._gauge: Gauge | None = None
         self._open_step: dict[str, Any] = {}
         self._step = self._read_at = -1
-        self._tokens = 0.0
+        self._tokens, self._times_back = 0.0, 0
         self._moved: dict[str, float] = {}
         self._latest: Vitals | None = None
         self._going_back: Response | None = None
@@ -126,11 +130,6 @@ class AnomalyAlerts(Callback):
         self._run_name = ""
         self._known: set[tuple[str, int]] = set()
         self._counted: dict[str, Any] = {}
-
-    @property
-    def tells_of(self) -> frozenset[str]:
-        """The kinds of alerts that others need not raise."""
-        return frozenset(self._detectors)
 
     # Beginning and end.
 
@@ -149,6 +148,8 @@ class AnomalyAlerts(Callback):
         if trainer.is_global_zero and self._run_name:
             self._known = told_beyond(run, trainer.global_step)
             self._events = RecordWriter(run.events)
+        # Of the run: what a going back brings back of this callback does not know of it.
+        self._times_back = trainer.strategy.broadcast(len(read_rollbacks(run.path / ROLLBACKS)))
         self._gauge = gauge = self._gauge_for(trainer, pl_module)
         self._step, self._read_at, self._tokens = -1, trainer.global_step, 0.0
         listen(gauge.clock)
@@ -272,10 +273,8 @@ class AnomalyAlerts(Callback):
         if step % self.every_n_steps == 0:
             after = gauge.after_step(step, self._moved, step - self._read_at, self._tokens)
             self._read_at, self._tokens = step, 0.0
-            before = {} if self._latest is None else self._latest.values
-            values = {**after.values, **({"learning_rate": before["learning_rate"]} if "learning_rate" in before else {})}
-            self._answer(trainer, Vitals(step, values))
-            self._log(trainer, {**before, **after.values}, step)
+            self._answer(trainer, after)
+            self._log(trainer, {**({} if self._latest is None else self._latest.values), **after.values}, step)
         self._go_back(trainer)
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -312,7 +311,10 @@ class AnomalyAlerts(Callback):
 
     def _possible(self, trainer: Trainer, response: Response) -> Response:
         """What is done instead of going back where that can never be done."""
-        refusal = why_not(trainer) if response.action == "roll_back" else ""
+        if response.action != "roll_back":
+            return response
+        often = f"This run has gone back {self._times_back} times already, and {response.finding.kind} may {response.attempts} times."
+        refusal = often if self._times_back >= response.attempts else why_not(trainer)
         return self._responses.refused(response, refusal) if refusal else response
 
     def _do(self, trainer: Trainer, response: Response, vitals: Vitals, optimizer: Any) -> None:

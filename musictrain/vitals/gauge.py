@@ -91,7 +91,7 @@ class Gauge:
         self._layers = LayerWatch(module) if layers else None
         self._updates = UpdateSizes(named) if updates else None
         self._tables = tables.to(self.device)
-        self._memory_tokens = 0
+        self._learning_rate = math.nan
         self.begin_step()
 
     def begin_step(self) -> None:
@@ -126,6 +126,7 @@ class Gauge:
             scaled: whether a loss scaler sees to gradients that are not finite, which then are nothing unusual.
         """
         norms, told = self._gradients()
+        self._learning_rate = learning_rate
         values: dict[str, float] = {"learning_rate": learning_rate}
         if told["tokens"]:
             values["loss"] = told["nll"] / told["tokens"]
@@ -212,7 +213,7 @@ class Gauge:
         world, width = self.ranks.world, len(row)
         rows = self.ranks.sums([0.0] * (width * self.ranks.rank) + row + [0.0] * (width * (world - 1 - self.ranks.rank)))
         busy, wall, waited, read, memory = (rows[column::width] for column in range(width))
-        values = {**moved, "memory": max(memory)}
+        values = {**moved, "learning_rate": self._learning_rate, "memory": max(memory)}
         if world > 1:
             values |= {f"rank_seconds/{rank}": value for rank, value in enumerate(busy)}
         if (mean := sum(wall) / world) > 0:
