@@ -29,6 +29,7 @@ from musictrain.replay.chosen import (
     attempts_of,
     began_elsewhere,
     first_whole,
+    reach_of,
     recorded_until,
     said_at,
     seconds_per_step,
@@ -88,8 +89,8 @@ class Replaying:
         return 0 if self.version is None else self.version.step
 
     def _done_before(self) -> Iterator[str]:
-        earlier = [each for each in self.attempts if each.number < self.attempt.number and each.from_step < self.step <= each.last_step]
-        for each in earlier[-1:]:
+        earlier = [each for each in self.attempts if each.number < self.attempt.number and each.from_step < self.step]
+        for each in [each for each in earlier if reach_of(self.run, each, self.attempts) >= self.step][-1:]:
             back = next(later.from_step for later in self.attempts if later.number > each.number)
             yield f"Attempt {each.number} did this step too, before the run went back to step {back:,}: see --attempt {each.number}."
 
@@ -327,10 +328,17 @@ class Replaying:
                 f"The run used {processes} processes. Here one works on the rows of all of them: the same music and the same mean, added "
                 "up in another order, so that the last bits differ; dropout's masks are others."
             )
+            if self.recorded.line is not None and self.recorded.since <= self.began_at:
+                yield "Of the line's first steps the version knows the share of one process alone."
         if status is not None and status.is_active() and not is_gone(status, time.time()):
             yield "The run is still training; it was only read."
         if told.compared and not all(each.equal for each in told.compared) and not changed and processes == 1:
             yield "No difference in circumstances is known: something that the step depends on is kept in no version, or changes by itself."
+
+
+def _in_short(error: Exception) -> str:
+    words = innermost(str(error))
+    return words if isinstance(error, ValueError) and words else f"{type(error).__name__}: {words}"
 
 
 def outline_of(path: Path) -> dict[str, Any]:

@@ -5,6 +5,7 @@ Everything here is read from the run's files, and needs neither torch nor lightn
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from musictrain.checkpoints.catalog import Version, list_versions
 from musictrain.checkpoints.verification import BrokenCheckpointError, verify
 from musictrain.runs import RunFolder
 from musictrain.runs.records import read_records
+from musictrain.runs.rollbacks import FILE_NAME
 from musictrain.runs.rows import BLOCK_BYTES, CountingRows, RowReader, is_marker, step_of, values_of
 
 LOSS = "train/loss"
@@ -100,18 +102,29 @@ def attempt_of_step(run: RunFolder, step: int, number: int | None = None) -> Att
     else:
         began = [each for each in attempts if each.from_step < step]
         chosen = began[-1] if began else attempts[0]
-    last = max(chosen.last_step, run.last_step() if chosen is attempts[-1] else 0)
+    last = reach_of(run, chosen, attempts)
     if step <= chosen.from_step and chosen is not attempts[0]:
         raise ReplayError(
             f"Attempt {chosen.number} of run {run.name} began after step {chosen.from_step:,}: step {step:,} is an earlier one's."
         )
     if step > last:
-        further = [each.number for each in attempts if each.last_step >= step]
+        further = [each.number for each in attempts if reach_of(run, each, attempts) >= step]
         hint = f" Attempt {further[-1]} had: add --attempt {further[-1]}." if further and number is None else ""
         raise ReplayError(
             f"Run {run.name} has come to step {last:,}, and step {step:,} is beyond that.{hint} Give a --step from 1 to {last:,}."
         )
     return chosen
+
+
+def reach_of(run: RunFolder, attempt: Attempt, attempts: Sequence[Attempt]) -> int:
+    """The highest step that an attempt has come to, by its rows, its events and the goings back that it asked for.
+
+    A step that a run turned back from has left no row.
+    """
+    ended = min((each.began for each in attempts if each.number > attempt.number), default=math.inf)
+    records = [*read_records(run.events), *read_records(run.path / FILE_NAME)]
+    during = [record for record in records if attempt.began <= float(record.get("time") or 0.0) < ended]
+    return max([attempt.last_step, *(step_of(record) or 0 for record in during)])
 
 
 def recorded_until(run: RunFolder, step: int, attempt: Attempt, key: str = LOSS) -> Recorded:

@@ -84,6 +84,15 @@ def test_the_line_is_that_of_the_records_as_the_attempt_left_them(
     assert (recorded.line, recorded.since, recorded.values["train/loss"]) == (line, since, loss)
 
 
+def test_a_step_that_the_run_turned_back_from_has_left_no_row_and_is_known(tmp_path: Path) -> None:
+    run = a_run(tmp_path, marker(1, 0, 100.0), row(10, 3.0), marker(2, 8, 200.0), row(10, 2.0, attempt=2))
+    (run.path / "rollbacks.jsonl").write_text(json.dumps({"time": 150.0, "number": 1, "step": 14, "to": 8}) + "\n")
+    run.events.write_text(json.dumps({"time": 150.1, "event": "rolled_back", "step": 14, "to": 8}) + "\n")
+    assert attempt_of_step(run, 14, 1).number == 1
+    with pytest.raises(ReplayError, match=r"has come to step 10, and step 14 is beyond that\. Attempt 1 had: add --attempt 1"):
+        attempt_of_step(run, 14)
+
+
 def test_a_step_after_the_last_line_has_none(tmp_path: Path) -> None:
     run = a_run(tmp_path, marker(1, 0, 1.0), row(10, 1.0))
     recorded = recorded_until(run, 12, attempts_of(run.metrics)[0])
