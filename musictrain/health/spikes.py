@@ -46,7 +46,9 @@ class LossSpike(_Spike):
     last ``window`` looks. Nothing is said in the first ``least`` looks. What stays high for ``window`` looks is taken for normal from then
     on. Where ``stage`` changes everything begins anew; a change that nobody tells is told of once.
 
-    False alarms with these settings: LOSS_RATES
+    False alarms: none in eleven sound runs of tiny networks on chorales and fiddle tunes (6,700 steps; cosines, restarts, batches of one
+    row to eight), none in 72 simulated runs of 2,000 steps, of six shapes; 7 in 12 more in which losses double for a batch, since that is
+    what is looked for (``benchmarks/false_alarms.py``).
 
     Args:
         together: deviations at which one look is enough where the gradient norm, by its logarithm, lies as many above its own level.
@@ -62,7 +64,7 @@ class LossSpike(_Spike):
 
     kind: ClassVar[str] = "loss_spike"
     action: Action = "alert"
-    together: float = 5.0
+    together: float = 5.5
 
     def detector(self) -> LossSpikeDetector:
         """A detector that has seen nothing yet."""
@@ -76,7 +78,7 @@ class GradientSpike(_Spike):
     Looks at ``gradient_norm``, before clipping; all is measured on its logarithm, and otherwise as for ``LossSpike``. Norms grow by
     much and for good in sound runs, some by ten times within fifty steps: that is no spike unless ``persistent`` is set.
 
-    False alarms with these settings: GRADIENT_RATES
+    False alarms: none in the same runs, 11 real and 84 simulated ones. The highest of a real one lay 5.8 deviations above its level.
 
     Args:
         sudden: deviations at which one look is enough.

@@ -25,6 +25,9 @@ class Divergence(Settings):
     the way from the first block to the lowest is lost again. A rise must also be six standard errors of a block's median. A loss that
     doubles in 400 steps is found in some 125; one that jumps and stays within ``lost_blocks`` + 1 blocks.
 
+    False alarms: none in eleven sound runs of tiny networks (6,700 steps), none in 84 simulated runs of 2,000 steps
+    (``benchmarks/false_alarms.py``).
+
     Args:
         block: looks of a block.
         patience: blocks in a row that rise.

@@ -99,7 +99,7 @@ class MusicalCollapse(Settings):
     action: Action = "alert"
     bounds: dict[str, Bound] = field(default_factory=usual_bounds)
     patience: int = 2
-    grace: int = 10
+    grace: int = 20
     calm: int = 2
 
     def detector(self) -> MusicalCollapseDetector:
