@@ -270,7 +270,7 @@ class RunRecorder(Callback):
         """The run goes on, from an earlier version: it has not ended."""
         log.info("%s", exception.rollback.sentence())
         if self._status is not None:
-            self._status.turn_back(exception.rollback.sentence())
+            self._status.turn_back(exception.rollback.to, exception.rollback.sentence())
 
     def _end(self, ending: Ending) -> None:
         if self._status is None:

@@ -138,9 +138,9 @@ class RunStatus:
                 status.ends_at = round(time.time() + left.seconds, 3)
         return status
 
-    def turn_back(self, reason: str) -> None:
-        """This fit is over and the run is not: another one is about to start; ``close`` writes that down."""
-        self.status.reason = hidden(reason)
+    def turn_back(self, step: int, reason: str) -> None:
+        """This fit is over and the run is not: it is about to go on from ``step``; ``close`` writes that down."""
+        self.status.step, self.status.reason = step, hidden(reason)
         self._states.drive("starting")
 
     def end(self, ending: Ending) -> None:

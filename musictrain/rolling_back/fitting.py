@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import logging
+import os
 import time
 from collections.abc import Iterable
 from dataclasses import replace
@@ -27,8 +28,10 @@ from musictrain.data.passed_over import in_other_batches
 from musictrain.rolling_back.requesting import MOST, versions_of
 from musictrain.rolling_back.settling import settle_rollbacks
 from musictrain.runs import RunFolder, atomic_write
+from musictrain.runs.endings import ending_of
 from musictrain.runs.records import Records
 from musictrain.runs.rollbacks import FILE_NAME, Rollback, RolledBack, read_rollbacks
+from musictrain.runs.secrets import hide
 from musictrain.runs.status import read_status
 
 log = logging.getLogger(__name__)
@@ -69,11 +72,17 @@ def fit(
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
     callbacks.insert(0, passing := _PassOver())
     setattr(trainer, MOST, most)
+    has_gone_back = False
     try:
         _finish_going_back(trainer, ckpt_path)
         while _fit_once(trainer, model, data, {"ckpt_path": ckpt_path, **options}):
+            has_gone_back = True
             ckpt_path = _version_to_go_on_from(trainer)
             _renew(trainer, model, modes)
+    except BaseException as error:
+        if has_gone_back and trainer.is_global_zero:
+            note_end(trainer, error)
+        raise
     finally:
         delattr(trainer, MOST)
         callbacks.remove(passing)
@@ -163,7 +172,6 @@ def _settled(trainer: Trainer, folder: Path) -> str | BaseException:
         done = settle_rollbacks(folder)[-1]
         path = next(version.path for version in list_versions(folder) if version.name == done.version)
     except (OSError, FolderInUseError, NoGoodVersionError, CannotFitAgainError) as error:
-        note_end(RunFolder(folder.parent), error)
         return error
     print(f"\n{done.sentence()}", flush=True)
     return str(path)
@@ -181,17 +189,19 @@ def _fits_once(trainer: Trainer) -> str:
     )
 
 
-def note_end(run: RunFolder, error: BaseException) -> None:
-    """Write down that a run which was to go on has ended, where it is recorded: nobody else is left to."""
-    status = read_status(run.status)
-    if status is None:
+def note_end(trainer: Trainer, error: BaseException) -> None:
+    """Write down how a run has ended that was to go on, unless somebody has: between two fits nobody else would."""
+    folder = versions_of(trainer)
+    run = RunFolder(folder.parent if folder is not None else Path())
+    status = read_status(run.status) if folder is not None else None
+    if status is None or not status.is_active() or status.pid != os.getpid():
         return
-    now = round(time.time(), 3)
-    ended = replace(status, state="failed", reason=str(error), advice="Go on with: musictrain resume " + run.name, ended=now, updated=now)
+    now, ending = round(time.time(), 3), ending_of(error, run.name)
+    ended = replace(status, state=ending.state, reason=hide(ending.reason), advice=ending.advice, ended=now, updated=now)
     events = Records(run.events)
     try:
         atomic_write(run.status, ended.as_json())
-        events.append({"time": now, "event": "failed", "step": status.step, "reason": ended.reason, "advice": ended.advice})
+        events.append({"time": now, "event": ended.state, "step": status.step, "reason": ended.reason, "advice": ended.advice})
     except OSError as failure:
         log.warning("How the run ended could not be recorded: %s", failure)
     finally:

@@ -16,6 +16,7 @@ from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 from musictrain.callbacks import AccumulationSchedule, EMAWeightAveraging, MusicalEarlyStopping, ThroughputReport
 from musictrain.checkpoints.catalog import list_versions
 from musictrain.optim import Plateau, WarmupCosine
+from musictrain.rolling_back.fitting import CannotFitAgainError
 from musictrain.runs import RunFolder, read_records, read_rows
 from musictrain.runs.rollbacks import FILE_NAME, read_rollbacks
 from musictrain.runs.rows import values_of
@@ -140,10 +141,10 @@ def passing(*gaps: tuple[int, int]) -> StreamData:
     return data
 
 
-def test_a_validation_that_is_left_in_its_middle_puts_no_dropout_to_rest(tmp_path: Path) -> None:
+def test_a_validation_that_is_left_in_its_middle_leaves_neither_dropout_at_rest_nor_weights_exchanged(tmp_path: Path) -> None:
     spoiled, straight = both(tmp_path)
-    fit(spoiled, MODULES["plain"](), Spoiler(5, hook="on_validation_batch_end"), **VALIDATING)
-    never_met(straight, MODULES["plain"](), (5, 5), **VALIDATING)
+    fit(spoiled, MODULES["plain"](), Spoiler(5, hook="on_validation_batch_end"), EMAWeightAveraging(decay=0.9), **VALIDATING)
+    fit(straight, MODULES["plain"](), EMAWeightAveraging(decay=0.9), data=passing((5, 5)), **VALIDATING)
     check_same(spoiled, straight)
 
 
@@ -209,6 +210,47 @@ def test_the_status_of_the_run_says_that_it_went_back_for_as_long_as_it_trains(t
     reader = ReadsStatus(run)
     fit(run, MODULES["plain"](), Spoiler(5), reader)
     assert reader.reasons == {"", "Rolled back from step 6 to step 4, passing over batch 5. Batch 5 is bad."}
+
+
+class Breaks(StreamData):
+    """Cannot be set up a second time, for whatever reason."""
+
+    def setup(self, stage: str) -> None:
+        if hasattr(self, "has_been_set_up"):
+            raise self.error
+        self.has_been_set_up = True
+
+    error: BaseException = OSError("the corpus is gone")
+
+
+@pytest.mark.parametrize(("error", "state"), [(OSError("the corpus is gone"), "failed"), (SystemExit(143), "interrupted")])
+def test_what_ends_it_between_two_fits_is_recorded_as_the_end_of_the_run(tmp_path: Path, error: BaseException, state: str) -> None:
+    run, data = RunFolder(tmp_path / "run"), Breaks()
+    data.error = error
+    with pytest.raises(type(error)):
+        fit(run, MODULES["plain"](), Spoiler(5), data=data)
+    status = read_status(run.status)
+    assert status is not None
+    assert (status.state, status.step, status.advice.split()[-1]) == (state, 4, "run")
+    assert read_records(run.events)[-1]["event"] == state
+    fit(run, MODULES["plain"](), Spoiler(5), ckpt_path="last")
+    straight = RunFolder(tmp_path / "straight")
+    never_met(straight, MODULES["plain"](), (5, 5))
+    check_same(run, straight)
+
+
+def test_a_trainer_that_can_be_set_up_only_once_says_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = RunFolder(tmp_path / "run")
+    with monkeypatch.context() as patch:
+        patch.setattr("musictrain.rolling_back.fitting.SingleDeviceStrategy", type("Other", (), {}))
+        expected = r"SingleDeviceStrategy cannot be set up twice in one program: go on in a new one, with musictrain resume, or with "
+        with pytest.raises(CannotFitAgainError, match=expected):
+            fit(run, MODULES["plain"](), Spoiler(5))
+    assert not read_rollbacks(run.path / FILE_NAME)[0].settled
+    fit(run, MODULES["plain"](), Spoiler(5), ckpt_path="last")
+    straight = RunFolder(tmp_path / "straight")
+    never_met(straight, MODULES["plain"](), (5, 5))
+    check_same(run, straight)
 
 
 # What cannot be
