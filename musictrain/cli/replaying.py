@@ -239,10 +239,8 @@ class Replaying:
                 cli.trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=path, weights_only=True)
         except Exception as error:
             if not follow.result.batches:
-                raise CommandError(
-                    f"Step {self.step:,} could not be done again: {innermost(str(error)) or type(error).__name__}"
-                ) from error
-            self.notes.append(f"In step {cli.trainer.global_step + 1:,} training ended: {innermost(str(error))}")
+                raise CommandError(f"Step {self.step:,} could not be done again: {_in_short(error)}") from error
+            self.notes.append(f"In step {cli.trainer.global_step + 1:,} training ended: {_in_short(error)}")
         if not follow.result.batches:
             raise CommandError(f"Training ended after step {cli.trainer.global_step:,}, before step {self.step:,} was done again.")
 
@@ -292,11 +290,13 @@ class Replaying:
         if not result.optimizer_stepped:
             yield "The update was skipped: there was no gradient to step with."
         yield from self._comparison(told)
+        yield from self._alerts(told)
 
     def _comparison(self, told: Told) -> Iterator[str]:
         line, loss = self.recorded.line, next(iter(told.compared), None)
         if line is None:
-            yield "The run has written no line at or after this step yet, so there is no loss of its own to compare with."
+            who = "The run" if self.attempt.number == self.attempts[-1].number else f"Attempt {self.attempt.number}"
+            yield f"{who} has written no line at or after this step, so there is no recorded loss to compare with."
         elif loss is None:
             yield f"The line of step {line:,} was not reached, and nothing is compared with it."
         else:
@@ -307,6 +307,13 @@ class Replaying:
                 else f"the replay's is {loss.replayed!r}, {abs(loss.replayed - loss.recorded):.2g} off"
             )
             yield f"The run recorded {loss.key} {loss.recorded!r} at step {line:,}{mean}: {same}."
+
+    def _alerts(self, told: Told) -> Iterator[str]:
+        """What the run said of the step, and the loss that it said it of."""
+        for event in told.said:
+            loss = event.get("loss")
+            again = f" It was said of a loss of {loss:.6f}." if isinstance(loss, float) else ""
+            yield f"The run said: {event.get('message') or event.get('reason') or event.get('event')}{again}"
 
     def _advice(self, cli: ReplayCLI, told: Told) -> Iterator[str]:
         from musictrain.checkpoints.circumstances import circumstances_of

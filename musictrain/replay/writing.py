@@ -42,7 +42,7 @@ class Told:
         compared: with the records.
         line: the step of the line of the records that holds it.
         since: the first step of that line.
-        said: what the run's events say of the step.
+        said: the run's events of the step.
         files: of each row, by its ending; filled in by ``write_rows``.
     """
 
@@ -153,8 +153,6 @@ def markdown(told: Told) -> Iterator[str]:
     yield from (f"- {_safe(line)}" for line in (*told.intro, *told.advice))
     if told.result is not None and told.result.not_finite is not None:
         yield f"- **{_safe(told.result.not_finite.sentence())}**"
-    for event in told.said:
-        yield f"- The run said: {_safe(str(event.get('message') or event.get('event')))}"
     yield from _rows_in_markdown(told)
     if told.result is not None:
         yield from _steps_in_markdown(told)
