@@ -44,6 +44,7 @@ class Settings:
     """
 
     kind: ClassVar[str] = ""
+    shares: ClassVar[frozenset[str]] = frozenset()
     action: Action = "alert"
     attempts: int = 3
     calm: int = 16
@@ -53,11 +54,16 @@ class Settings:
             hint = did_you_mean(str(self.action), ACTIONS)
             raise ValueError(f"{type(self).__name__} got action={self.action!r}; it needs one of {', '.join(ACTIONS)}. {hint}".rstrip())
         for entry in fields(self):
-            value = getattr(self, entry.name)
-            if entry.type in ("int", int) and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
-                raise ValueError(f"{type(self).__name__} got {entry.name}={value!r}; it needs a whole number from 1 on.")
-            if entry.type in ("float", float) and (isinstance(value, bool) or not (math.isfinite(value) and value >= 0)):
-                raise ValueError(f"{type(self).__name__} got {entry.name}={value!r}; it needs a number from 0 on.")
+            self._check(entry.name, str(entry.type), getattr(self, entry.name))
+
+    def _check(self, name: str, kind: str, value: Any) -> None:
+        got, is_number = f"{type(self).__name__} got {name}={value!r}", isinstance(value, int | float) and not isinstance(value, bool)
+        if kind == "int" and not (is_number and isinstance(value, int) and value >= 1):
+            raise ValueError(f"{got}; it needs a whole number from 1 on.")
+        if kind == "float" and not (is_number and math.isfinite(value) and value >= 0):
+            raise ValueError(f"{got}; it needs a number from 0 on.")
+        if name in self.shares and value > 1:
+            raise ValueError(f"{got}; it needs a share, from 0 to 1.")
 
     def detector(self) -> Detector:
         """A detector with these settings that has seen nothing yet."""
@@ -109,7 +115,7 @@ class IncidentDetector(Generic[S]):
 
     @property
     def unusual(self) -> Finding | None:
-        """What is wrong with the vitals last seen, told or not."""
+        """What is wrong with the vitals last seen, told or not; what looks at blocks of steps knows only at the end of each."""
         return self._unusual
 
     def see(self, vitals: Vitals) -> Finding | None:
@@ -140,7 +146,8 @@ class IncidentDetector(Generic[S]):
         """Take back what fits; the settings stay those of the constructor."""
         self._incidents.load_state_dict(state.get("incidents", {}))
         self._unusual = None
-        self.load_own_state(state)
+        if self.own_state().keys() <= state.keys():  # one that has been stored by another version may lack something
+            self.load_own_state(state)
 
 
 def worst_of(found: Mapping[str, Finding]) -> Finding:

@@ -30,6 +30,7 @@ class Layers(Settings):
     """
 
     kind: ClassVar[str] = "layers"
+    shares: ClassVar[frozenset[str]] = frozenset({"most_dead", "most_saturated"})
     action: Action = "alert"
     most_dead: float = 0.5
     most_saturated: float = 0.9

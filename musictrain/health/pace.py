@@ -32,6 +32,7 @@ class Throughput(Settings):
     """
 
     kind: ClassVar[str] = "throughput"
+    shares: ClassVar[frozenset[str]] = frozenset({"most_drop"})
     action: Action = "alert"
     most_drop: float = 0.5
     patience: int = 5
@@ -58,6 +59,7 @@ class DataWait(Settings):
     """
 
     kind: ClassVar[str] = "data_wait"
+    shares: ClassVar[frozenset[str]] = frozenset({"most", "stalled"})
     action: Action = "alert"
     most: float = 0.3
     patience: int = 5

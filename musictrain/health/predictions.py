@@ -30,6 +30,7 @@ class Entropy(Settings):
     """
 
     kind: ClassVar[str] = "entropy"
+    shares: ClassVar[frozenset[str]] = frozenset({"least_share"})
     action: Action = "alert"
     least_share: float = 0.25
     patience: int = 3

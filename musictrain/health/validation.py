@@ -102,6 +102,11 @@ class MusicalCollapse(Settings):
     grace: int = 20
     calm: int = 2
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        bounds = {name: Bound(**one) if isinstance(one, Mapping) else one for name, one in self.bounds.items()}  # a configuration's
+        object.__setattr__(self, "bounds", bounds)
+
     def detector(self) -> MusicalCollapseDetector:
         """A detector that has seen nothing yet."""
         return MusicalCollapseDetector(self)

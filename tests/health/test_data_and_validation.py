@@ -105,5 +105,6 @@ def test_validations_without_scores_do_not_count() -> None:
 def test_bounds_of_ones_own_are_two_sided() -> None:
     rule = MusicalCollapse(bounds={"val/x": Bound(above=2.0, below=1.0)}, patience=1)
     assert [one.step for one in told(rule.detector(), of("val/x", [1.5, 0.5, 1.5, 1.5, 2.5]))] == [1, 1, 4]
+    assert rule == MusicalCollapse(bounds={"val/x": {"above": 2.0, "below": 1.0}}, patience=1)  # type: ignore[dict-item]
     with pytest.raises(ValueError, match="neither above nor below"):
         Bound()

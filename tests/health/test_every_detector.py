@@ -104,6 +104,24 @@ def test_nothing_measured_is_nothing_found(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", DETECTORS)
+def test_a_state_that_knows_nothing_of_it_begins_anew(kind: str) -> None:
+    detector = DETECTORS[kind]().detector()
+    detector.load_state_dict({})
+    assert detector.state_dict() == DETECTORS[kind]().detector().state_dict()
+
+
+@pytest.mark.parametrize("kind", ["loss_spike", "gradient_spike", "memory", "throughput", "divergence"])
+def test_what_was_stored_with_longer_windows_is_shortened(kind: str) -> None:
+    detector, shorter = DETECTORS[kind]().detector(), quick(kind).detector()
+    told(detector, clean()[:700])
+    shorter.load_state_dict(detector.state_dict())
+    told(shorter, clean()[700:])
+    fresh = quick(kind).detector()
+    told(fresh, clean())
+    assert len(pickle.dumps(shorter.state_dict())) <= 1.5 * len(pickle.dumps(fresh.state_dict())) + 200
+
+
+@pytest.mark.parametrize("kind", DETECTORS)
 def test_memory_is_bounded(kind: str) -> None:
     run = clean("noisy", 3, 2_000)
     detector: Detector = DETECTORS[kind]().detector()
@@ -146,3 +164,18 @@ def test_settings_that_cannot_work_are_refused(kind: str, wrong: dict[str, Any],
 def test_what_follows_is_stronger_until_the_end() -> None:
     followed = [stronger(action) for action in ACTIONS]
     assert followed == ["off", "log", "alert", "reduce_lr", "roll_back", "stop", "stop"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "wrong", "message"),
+    [
+        ("throughput", {"most_drop": 1.5}, "Throughput got most_drop=1.5; it needs a share, from 0 to 1"),
+        ("layers", {"most_dead": -0.1}, "Layers got most_dead=-0.1; it needs a number from 0 on"),
+        ("loss_spike", {"sudden": "14"}, "LossSpike got sudden='14'; it needs a number from 0 on"),
+        ("memory", {"least_growth": math.nan}, "Memory got least_growth=nan; it needs a number from 0 on"),
+        ("plateau", {"patience": True}, "Plateau got patience=True; it needs a whole number from 1 on"),
+    ],
+)
+def test_numbers_out_of_their_range_are_refused(kind: str, wrong: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DETECTORS[kind](**wrong)
