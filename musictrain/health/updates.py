@@ -24,7 +24,8 @@ class Updates(Settings):
     nor a bias that begins at 0 is told of. Too short: less than ``smallest``, of which 32-bit weights keep nothing, at ``patience`` looks
     in a row, unless the schedule has come down to a hundredth of its highest learning rate.
 
-    False alarms: none in eleven sound runs of tiny networks (a look every ten of 6,700 steps), none in 84 simulated runs of 2,000 steps.
+    False alarms: none in eleven sound runs of tiny networks (a look every ten of 6,700 steps), where none that was longer than ``largest``
+    exceeded what had been; none in 84 simulated runs of 2,000 steps. A hundred times the learning rate gave 6 to 15 times the longest.
 
     Args:
         factor: times the longest so far.
@@ -36,7 +37,7 @@ class Updates(Settings):
 
     kind: ClassVar[str] = "updates"
     action: Action = "alert"
-    factor: float = 5.0
+    factor: float = 3.0
     largest: float = 0.05
     smallest: float = 1e-8
     patience: int = 5
