@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 import signal
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from musictrain.runs.status import read_status
 from tests.checkpoints.exact_runs import apart
 from tests.cli.tiny import tiny_config, type_command, write_config, write_corpus
 from tests.rolling_back.going_back import Spoiler
+from tests.strategies.launched import run_to_end
 
 ABOUT_THE_RUN = ("['callbacks']", "['musictrain_circumstances']")
 
@@ -184,3 +186,18 @@ def test_no_checkpointing_is_no_going_back(tmp_path: Path, corpus: Path, capsys:
     status, _, error = type_command(capsys, "fit", "--config", file, "--runs", tmp_path / "runs", "--name", "short")
     assert status == 1
     assert "refused: There are no versions to go back to: add musictrain.callbacks.VersionedCheckpoint()" in error
+
+
+@pytest.mark.slow
+def test_two_processes_that_lightning_starts_go_back_together(tmp_path: Path, corpus: Path) -> None:
+    config = config_of(corpus, BAD)
+    config["trainer"] |= {"devices": 2, "strategy": "ddp", "enable_progress_bar": False}
+    words = ["fit", "--config", str(write_config(tmp_path / "two.yaml", config)), "--runs", str(tmp_path / "runs"), "--name", "two"]
+    status, said = run_to_end([sys.executable, "-m", "musictrain", *words], tmp_path / "log", timeout_seconds=240)
+    assert status == 0, said[-3000:]
+    assert said.count("Rolled back from step 6 to step 4, passing over batch 4.") == 1
+    run = find_run("latest", tmp_path / "runs")
+    assert [event["event"] for event in read_records(run.events) if event["event"] in ("rolled_back", "finished", "failed")] == [
+        "rolled_back",
+        "finished",
+    ]
