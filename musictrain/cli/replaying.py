@@ -44,6 +44,7 @@ from musictrain.runs.status import is_gone, read_status
 
 if TYPE_CHECKING:
     from musictrain.cli.replay_trainer import ReplayCLI
+    from musictrain.replay.found import Replayed
     from musictrain.replay.writing import Told
 
 Say = Callable[[str], None]
@@ -290,6 +291,7 @@ class Replaying:
         if not result.optimizer_stepped:
             yield "The update was skipped: there was no gradient to step with."
         yield from self._comparison(told)
+        yield from self._worst_step(result)
         yield from self._alerts(told)
 
     def _comparison(self, told: Told) -> Iterator[str]:
@@ -307,6 +309,13 @@ class Replaying:
                 else f"the replay's is {loss.replayed!r}, {abs(loss.replayed - loss.recorded):.2g} off"
             )
             yield f"The run recorded {loss.key} {loss.recorded!r} at step {line:,}{mean}: {same}."
+
+    def _worst_step(self, result: Replayed) -> Iterator[str]:
+        """Which of the steps that were done again stands out, if it is another."""
+        worst = max(result.traces, key=lambda trace: math.inf if math.isnan(trace.loss) else trace.loss, default=None)
+        if worst is not None and worst.step != self.step and len(result.traces) > 1:
+            first, last = result.traces[0].step, result.traces[-1].step
+            yield f"Of steps {first:,} to {last:,}, step {worst.step:,} has the highest loss, {worst.loss:.6f}."
 
     def _alerts(self, told: Told) -> Iterator[str]:
         """What the run said of the step, and the loss that it said it of."""
