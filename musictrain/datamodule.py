@@ -292,9 +292,12 @@ class MusicDataModule(LightningDataModule):
             ValueError: if there are no such batches.
             RuntimeError: while a fit goes on, whose batches are on their way already.
         """
-        if self.trainer is not None and self.trainer.state.status == "running" and self.trainer.train_dataloader is not None:
+        wanted = PassedOver(self._passed_over.rows)
+        wanted.add(first, last, self.batch_size)
+        is_new = wanted.rows != self._passed_over.rows
+        if is_new and self.trainer is not None and self.trainer.state.status == "running" and self.trainer.train_dataloader is not None:
             raise RuntimeError(f"Batches {first} to {last} cannot be passed over while a fit goes on: leave it first, and fit again.")
-        self._passed_over.add(first, last, self.batch_size)
+        self._passed_over = wanted
 
     @property
     def passed_over(self) -> list[tuple[int, int]]:

@@ -132,18 +132,19 @@ def test_a_checkpoint_without_any_looks_as_it_always_did(frames: Path, tmp_path:
 
 
 class Meddler(pl.Callback):
-    """Passes a batch over in the middle of a fit."""
+    """Passes a batch over in the middle of a fit, after one that has been passed over already."""
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        trainer.datamodule.pass_over(40, 40)  # type: ignore[attr-defined]
         trainer.datamodule.pass_over(50, 51)  # type: ignore[attr-defined]
 
 
 def test_in_the_middle_of_a_fit_it_is_refused_and_afterwards_it_is_not(frames: Path) -> None:
-    data = data_of(frames)
+    data = data_of(frames, (40, 41))
     with pytest.raises(RuntimeError, match="Batches 50 to 51 cannot be passed over while a fit goes on: leave it first, and fit again"):
         pl.Trainer(callbacks=[Meddler()], max_steps=2, accelerator="cpu", logger=False, enable_progress_bar=False,
                    enable_checkpointing=False, enable_model_summary=False).fit(
             MusicModule(Decoder(data.vocab_size, d_model=8, num_layers=1, num_heads=2, max_context=WINDOW), schedule=Constant()), data
         )  # fmt: skip
     data.pass_over(50, 51)
-    assert data.passed_over == [(50, 51)]
+    assert data.passed_over == [(40, 41), (50, 51)]

@@ -69,8 +69,8 @@ def fit(
     if most < 0:
         raise ValueError(f"rolling_back.fit got most={most}; it needs 0 or more.")
     modes = [(module, module.training) for module in model.modules()]
-    callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]
-    callbacks.insert(0, passing := _PassOver())
+    a_trainer = cast(Any, trainer)
+    a_trainer.callbacks = [passing := _PassOver(), *a_trainer.callbacks]
     setattr(trainer, MOST, most)
     has_gone_back = False
     try:
@@ -85,7 +85,7 @@ def fit(
         raise
     finally:
         delattr(trainer, MOST)
-        callbacks.remove(passing)
+        a_trainer.callbacks = [callback for callback in a_trainer.callbacks if callback is not passing]
 
 
 def _fit_once(trainer: Trainer, model: LightningModule, data: Any, options: dict[str, Any]) -> bool:
