@@ -13,12 +13,13 @@ of Lightning's SpikeDetection, which cannot resume, says neither where nor how f
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -27,7 +28,7 @@ from musictrain import health
 from musictrain.health import DETECTORS, Detector, Settings, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Response, Responses, leaves_out
-from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of
+from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of, guards_updates
 from musictrain.health.words import OF_BATCHES, advice_on, guilty_ranks, in_short, summed_up, what_was_done
 from musictrain.listening.window_places import places_of
 from musictrain.rolling_back import StepTrail, roll_back, why_not
@@ -38,7 +39,7 @@ from musictrain.runs.rollbacks import read_rollbacks
 from musictrain.runs.told_before import told_beyond
 from musictrain.runs.writer import RecordWriter
 from musictrain.speed.phases import listen, stop_listening
-from musictrain.vitals import Gauge, Ranks, TokenTables, call_before, tables_of
+from musictrain.vitals import Gauge, LateGauge, Ranks, TokenTables, call_before, tables_of
 
 log = logging.getLogger(__name__)
 
@@ -72,8 +73,7 @@ class AnomalyAlerts(Callback):
         non_finite, loss_spike, gradient_spike, divergence, plateau, updates, layers, entropy, loss_scale, throughput, data_wait, memory,
             slow_rank, data, validation_drift, musical_collapse: settings, ``musictrain.health``.
         every_n_steps: optimizer steps between two looks at weights, updates, layers, predictions, time and memory.
-        lr_factor: of ``reduce_lr``, in (0, 1).
-        lr_steps: steps that it holds for.
+        lr_factor, lr_steps: of ``reduce_lr``, in (0, 1), and for how many steps.
 
     Attributes:
         stop_reason, stop_advice, stopped_by_guard: how it has ended a fit.
@@ -82,6 +82,8 @@ class AnomalyAlerts(Callback):
     Raises:
         ValueError: for settings that cannot work.
     """
+
+    _gauges: ClassVar[dict[str, type[Gauge]]] = {"cuda": LateGauge}
 
     def __init__(
         self,
@@ -126,7 +128,7 @@ class AnomalyAlerts(Callback):
         self._moved: dict[str, float] = {}
         self._latest: Vitals | None = None
         self._going_back: Response | None = None
-        self._skipped = self._is_open = False
+        self._skipped = False
         self._run_name = ""
         self._known: set[tuple[str, int]] = set()
         self._counted: dict[str, Any] = {}
@@ -175,14 +177,17 @@ class AnomalyAlerts(Callback):
             moved = numbers.to(trainer.strategy.root_device, torch.float32 if pl_module.device.type == "mps" else torch.float64)
             return trainer.strategy.reduce(moved, reduce_op="sum").cpu().double()
 
-        return Gauge(
+        add = functools.partial(trainer.strategy.reduce, reduce_op="sum")
+        ranks = Ranks(trainer.global_rank, trainer.world_size, sum_up, sum_on_device=add, flattened=flattened)
+        return self._gauges.get(pl_module.device.type, Gauge)(
             pl_module,
             trainer.optimizers[0],
-            Ranks(trainer.global_rank, trainer.world_size, sum_up, flattened),
+            ranks,
             layers=bool(OF_LAYERS & set(self._detectors)),
             updates="updates" in self._detectors,
             tables=tables_of(getattr(trainer, "datamodule", None)) if "data" in self._detectors else TokenTables(),
             device=pl_module.device,
+            guards=guards_updates(self._detectors),
         )
 
     def on_exception(self, *args: Any) -> None:
@@ -215,7 +220,7 @@ class AnomalyAlerts(Callback):
             self._step, self._skipped, self._moved = trainer.global_step, False, {}
             gauge.load_state_dict(self._open_step)
             self._open_step = {}
-        self._is_open, before = True, gauge.facts.num_tokens
+        before = gauge.facts.num_tokens
         gauge.take_batch(batch, look=(self._step + 1) % self.every_n_steps == 0)
         self._tokens += gauge.facts.num_tokens - before
 
@@ -224,11 +229,8 @@ class AnomalyAlerts(Callback):
         if self._gauge is None:
             return
         latest = getattr(getattr(pl_module, "_training_sums", None), "latest", None)
-        if latest is None:
-            scaler = getattr(trainer.precision_plugin, "scaler", None)
-            self._gauge.take_loss(float(loss.detach()) / (1.0 if scaler is None else scaler.get_scale()))
-        else:
-            self._gauge.take_loss(*latest.tolist())
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        self._gauge.take_loss(*([loss.detach() / (1.0 if scaler is None else scaler.get_scale())] if latest is None else latest))
         self._gauge.clock.switch("waiting")
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -246,17 +248,17 @@ class AnomalyAlerts(Callback):
             return
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         scale = 1.0 if scaler is None else scaler.get_scale()
-        vitals = gauge.before_update(
+        told = gauge.before_update(
             step,
             look=step % self.every_n_steps == 0,
             learning_rate=float(optimizer.param_groups[0]["lr"]),
             unscale=1.0 / scale if getattr(optimizer, "_step_supports_amp_scaling", False) else 1.0,
             scaled=scaler is not None,
         )
-        if scaler is not None:
-            vitals = Vitals(step, {**vitals.values, "loss_scale": scale}, vitals.where, vitals.batch)
-        self._latest = vitals
-        self._answer(trainer, vitals, optimizer)
+        for vitals in told:
+            values = {**vitals.values, **({} if scaler is None else {"loss_scale": scale})}
+            self._latest = Vitals(vitals.step, values, vitals.where, vitals.batch)
+            self._answer(trainer, self._latest, optimizer if vitals.step == step else None)
 
     def _after_update(self) -> None:
         self._rate.give_back()
@@ -269,13 +271,12 @@ class AnomalyAlerts(Callback):
         gauge, step = self._gauge, trainer.global_step
         if gauge is None or step == self._step:
             return
-        self._is_open = False
         if step % self.every_n_steps == 0:
-            after = gauge.after_step(step, self._moved, step - self._read_at, self._tokens)
+            self._answer(trainer, after := gauge.after_step(step, self._moved, step - self._read_at, self._tokens))
             self._read_at, self._tokens = step, 0.0
-            self._answer(trainer, after)
             self._log(trainer, {**({} if self._latest is None else self._latest.values), **after.values}, step)
         self._go_back(trainer)
+        gauge.begin_step()
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training rests."""
@@ -297,8 +298,8 @@ class AnomalyAlerts(Callback):
 
     def _answer(self, trainer: Trainer, vitals: Vitals, optimizer: Any = None) -> None:
         """See what the detectors find and do what they are there for; with an optimizer its update is still to be made."""
-        busy = self._rate.holds(vitals.step)
-        answers = [self._responses.to(detector, detector.see(vitals), busy=busy) for detector in self._detectors.values()]
+        state = {"busy": self._rate.holds(vitals.step), "late": optimizer is None}
+        answers = [self._responses.to(detector, detector.see(vitals), **state) for detector in self._detectors.values()]
         responses = [self._possible(trainer, response) for response in answers if response is not None]
         self._skipped = optimizer is not None and any(map(leaves_out, responses))
         for response in responses:
@@ -330,7 +331,7 @@ class AnomalyAlerts(Callback):
             self._going_back = self._going_back or response
         elif response.action == "stop":
             self._stop(trainer, response)
-        if optimizer is not None and leaves_out(response):
+        if leaves_out(response) and (optimizer is not None or finding.kind == "non_finite"):
             self._record("skipped", step, kind=finding.kind, reason=finding.sentence())
 
     def _leave_out(self, optimizer: Any) -> None:
@@ -351,11 +352,11 @@ class AnomalyAlerts(Callback):
         response, self._going_back = self._going_back, None
         if response is None:
             return
-        finding, step = response.finding, trainer.global_step
-        batches = self._trail.batches(trainer, finding.began, max(step, finding.began))
+        finding = response.finding
+        batches = self._trail.batches(trainer, finding.began, max(trainer.global_step, finding.began))
         instead = self._responses.refused(response, roll_back(trainer, reason=finding.sentence(), step=finding.began, batches=batches))
         self._stop(trainer, instead)
-        self._tell(trainer, instead, Vitals(step, {}))
+        self._tell(trainer, instead, Vitals(trainer.global_step, {}))
 
     def _tell(self, trainer: Trainer, response: Response, vitals: Vitals) -> None:
         """Tell people; every process comes here, the first one speaks."""
@@ -396,7 +397,6 @@ class AnomalyAlerts(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """Detectors with their incidents, attempts, a reduced rate, and the batches of an open step, as plain values."""
-        gauge = self._gauge
         states = {key: detector.state_dict() for key, detector in self._detectors.items()}
         return {
             "detectors": {key: state for key, state in states.items() if key not in OUTSIDE},
@@ -405,7 +405,7 @@ class AnomalyAlerts(Callback):
             "responses": self._responses.state_dict(),
             "trail": self._trail.state_dict(),
             "rate": self._rate.state_dict(),
-            "open_step": gauge.state_dict() if gauge is not None and self._is_open else {},
+            "open_step": {} if self._gauge is None else self._gauge.state_dict(),
         }
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:

@@ -51,13 +51,14 @@ class Responses:
         self._skipped: dict[str, int] = {}
         self._told: dict[str, Action] = {}
 
-    def to(self, detector: Detector, told: Finding | None, *, busy: bool = False) -> Response | None:
+    def to(self, detector: Detector, told: Finding | None, *, busy: bool = False, late: bool = False) -> Response | None:
         """What is to be done after a look; None for nothing.
 
         Args:
             detector: as it is after the look.
             told: what ``see`` gave.
             busy: whether the learning rate is reduced at present, so that doing so again must wait.
+            late: whether the update has been made, so that it cannot be left out; one that is not finite has not been.
         """
         kind, unusual = detector.settings.kind, detector.unusual
         if unusual is None:
@@ -67,7 +68,10 @@ class Responses:
             return Response(told, "log" if detector.settings.action == "log" else "alert", tells=True)
         if detector.settings.action in ("log", "alert"):
             return None if told is None else Response(told, detector.settings.action, tells=True)
-        return self._act(detector, told if told is not None and not told.over else None, unusual, busy)
+        begun = told if told is not None and not told.over else None
+        if late and detector.settings.action == "skip" and kind != "non_finite":
+            return None if begun is None else Response(begun, "alert", tells=True, because="It is too late to leave out the update.")
+        return self._act(detector, begun, unusual, busy)
 
     def _act(self, detector: Detector, told: Finding | None, unusual: Finding, busy: bool) -> Response | None:
         settings = detector.settings

@@ -32,6 +32,11 @@ def detectors_of(given: Mapping[str, Settings | Mapping[str, Any] | None]) -> di
     return {key: one.detector() for key, one in settings.items() if one.action != "off"}
 
 
+def guards_updates(detectors: Mapping[str, Detector]) -> bool:
+    """Whether updates that are not finite are not to be made."""
+    return "non_finite" in detectors and detectors["non_finite"].settings.action not in ("log", "alert")
+
+
 def settled(key: str, kind: type[Settings], given: Settings | Mapping[str, Any] | None) -> Settings:
     """The settings of one detector.
 

@@ -8,6 +8,7 @@ from musictrain.vitals.batch_facts import BatchFacts, TokenTables, facts_of, tab
 from musictrain.vitals.call_before import call_before
 from musictrain.vitals.gauge import Gauge, Ranks
 from musictrain.vitals.gradient_norms import GradientNorms, ParameterNorms
+from musictrain.vitals.late_gauge import LateGauge
 from musictrain.vitals.layer_watch import LayerWatch
 from musictrain.vitals.memory_held import memory_held
 from musictrain.vitals.step_clock import StepClock
@@ -17,6 +18,7 @@ __all__ = [
     "BatchFacts",
     "Gauge",
     "GradientNorms",
+    "LateGauge",
     "LayerWatch",
     "ParameterNorms",
     "Ranks",

@@ -29,13 +29,15 @@ class Ranks:
     Args:
         rank: of this one.
         world: how many there are.
-        sum_up: adds a float64 tensor over them.
+        sum_up: adds a float64 tensor over them, and gives it back on the host.
+        sum_on_device: adds a tensor over them where it is, and waits for nothing.
         flattened: whether the strategy lays parameters end to end and gives each rank a piece.
     """
 
     rank: int = 0
     world: int = 1
     sum_up: Callable[[Tensor], Tensor] | None = None
+    sum_on_device: Callable[[Tensor], Tensor] | None = None
     flattened: bool = False
 
     def sums(self, values: Sequence[float]) -> list[float]:
@@ -63,6 +65,7 @@ class Gauge:
         updates: whether to measure how far a step moves the weights.
         tables: what is known of the tokens.
         device: that the module trains on.
+        guards: whether updates that are not finite are not to be made; whoever is told of them in time sees to it.
 
     Attributes:
         clock: tells where the time goes; whoever trains drives it.
@@ -80,7 +83,9 @@ class Gauge:
         updates: bool = True,
         tables: TokenTables = NOTHING_KNOWN,
         device: torch.device | None = None,
+        guards: bool = True,
     ) -> None:
+        self._guards = guards
         mine = {id(parameter) for group in optimizer.param_groups for parameter in group["params"]}
         named = [(plain(name), parameter) for name, parameter in module.named_parameters() if id(parameter) in mine]
         self.ranks = ranks
@@ -107,16 +112,16 @@ class Gauge:
         if look and self._layers is not None:
             self._layers.look()
 
-    def take_loss(self, nll: float, tokens: float | None = None) -> None:
-        """Nats of a batch and over how many tokens; or, of what is a mean already, the share of the step's mean that it is."""
-        self._nll += nll
-        self._tokens = 1.0 if tokens is None else self._tokens + tokens
+    def take_loss(self, nll: Any, tokens: Any = None) -> None:
+        """Nats of a batch and over how many tokens, numbers or scalars; or, of what is a mean already, its share of the step's mean."""
+        self._nll += float(nll)
+        self._tokens = 1.0 if tokens is None else self._tokens + float(tokens)
         self.own_loss = self._nll / self._tokens if self._tokens else math.nan
 
     # Before the weights change.
 
-    def before_update(self, step: int, *, look: bool, learning_rate: float, unscale: float = 1.0, scaled: bool = False) -> Vitals:
-        """What can be known before the step is taken. Collective.
+    def before_update(self, step: int, *, look: bool, learning_rate: float, unscale: float = 1.0, scaled: bool = False) -> list[Vitals]:
+        """What can be known before the step is taken; of this step alone. Collective.
 
         Args:
             step: that is about to be taken, from 1.
@@ -132,16 +137,19 @@ class Gauge:
             values["loss"] = told["nll"] / told["tokens"]
             values["non_finite/loss"] = float(not math.isfinite(values["loss"]))
         where: dict[str, str] = {}
+        self._take_norms(norms, values, where, unscale=unscale, scaled=scaled)
+        if look or values.get("non_finite/loss") or values.get("non_finite/gradients"):
+            values |= self._weights(where)
+        if look:
+            values |= self._looks()
+        return [Vitals(step, values, where, self._facts_of_all(told))]
+
+    def _take_norms(self, norms: GradientNorms, values: dict[str, float], where: dict[str, str], *, unscale: float, scaled: bool) -> None:
         if norms.finite:
             values |= zip(self._gradient_keys, (norm * unscale for norm in norms.norms), strict=True)
             values |= {"gradient_norm": norms.total * unscale, "non_finite/gradients": 0.0}
         elif not scaled:
             values["non_finite/gradients"], where["non_finite/gradients"] = 1.0, norms.first_bad
-        if look or values.get("non_finite/loss") or values.get("non_finite/gradients"):
-            values |= self._weights(where)
-        if look:
-            values |= self._looks()
-        return Vitals(step, values, where, self._facts_of_all(told))
 
     def _gradients(self) -> tuple[GradientNorms, dict[str, float]]:
         names = ("nll", "tokens", "strange", "rows", "pieces", "piece_squares")
@@ -232,7 +240,9 @@ class Gauge:
     # A window of several batches may be open when the state is saved.
 
     def state_dict(self) -> dict[str, Any]:
-        """The open step's batches so far, as plain values."""
+        """The open step's batches so far, as plain values; empty before the first."""
+        if not self._tokens and self.facts == BatchFacts():
+            return {}
         facts = {name: list(value) if isinstance(value, tuple) else value for name, value in asdict(self.facts).items()}
         return {"nll": self._nll, "tokens": self._tokens, "facts": facts}
 

@@ -85,8 +85,23 @@ class ParameterNorms:
         if reduce is None:
             return GradientNorms(self.names, norms.tolist(), further)
         # Also where every rank holds all: what is damaged on one of them is then known to each.
-        sums = reduce(torch.cat([norms.square() * self._counted, torch.tensor(further, dtype=torch.float64)]))
+        sums = reduce(torch.cat([norms.square() * self._counted.cpu(), torch.tensor(further, dtype=torch.float64)]))
         return GradientNorms(self.names, sums[: len(norms)].sqrt().tolist(), sums[len(norms) :].tolist())
+
+    def gradient_shares(self) -> list[Tensor]:
+        """What of the gradients lies here: to be changed in place."""
+        shares = [getattr(parameter.grad, "to_local", lambda whole=parameter.grad: whole)() for parameter in self.parameters]
+        return [share for share in shares if share is not None]
+
+    def squares(self, device: torch.device) -> Tensor:
+        """Of each gradient's norm, what of it is this rank's to add, float64 (parameters,) on the device: nothing waits for it."""
+        shares = [_share(parameter.grad) for parameter in self.parameters]
+        found = iter(torch._foreach_norm([share for share in shares if share is not None and share.numel()] or [torch.zeros(1)]))
+        nothing = torch.zeros((), dtype=torch.float64, device=device)
+        norms = [nothing if share is None or not share.numel() else next(found).double() for share in shares]
+        if self._counted.device != device:
+            self._counted = self._counted.to(device)
+        return torch.stack(norms).square() * self._counted
 
 
 def _norms(values: Sequence[Tensor]) -> Tensor:

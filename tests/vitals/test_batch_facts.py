@@ -25,9 +25,13 @@ def test_training_batches_hold_nothing_strange(datamodule: MusicDataModule) -> N
     for number in range(12):
         batch = plan.batch(number)
         facts = facts_of(batch, tables)
-        assert facts.unseen == () and facts.silent_beats == 0.0
-        assert facts.number == number and facts.rows == 4 and facts.num_tokens == 4 * 32
-        assert list(facts.pieces) == batch["piece"].tolist() and list(facts.starts) == batch["start"].tolist()
+        assert facts.unseen == ()
+        assert facts.silent_beats == 0.0
+        assert facts.number == number
+        assert facts.rows == 4
+        assert facts.num_tokens == 4 * 32
+        assert list(facts.pieces) == batch["piece"].tolist()
+        assert list(facts.starts) == batch["start"].tolist()
 
 
 def test_a_token_that_no_piece_and_no_transposition_has_is_found(datamodule: MusicDataModule) -> None:
@@ -51,7 +55,8 @@ def test_a_row_without_a_note_is_silent_for_its_beats(datamodule: MusicDataModul
 def test_the_facts_of_a_window_are_those_of_its_batches(datamodule: MusicDataModule) -> None:
     plan = datamodule.train_plan()
     both = facts_of(plan.batch(3)) + facts_of(plan.batch(4))
-    assert both.number == 3 and both.rows == 8
+    assert both.number == 3
+    assert both.rows == 8
     assert len(both.as_dict()["pieces"]) == 8
 
 
@@ -63,4 +68,5 @@ def test_of_what_is_no_batch_of_tokens_nothing_is_known(batch: Any) -> None:
 
 def test_a_store_that_is_too_large_is_not_read(datamodule: MusicDataModule) -> None:
     tables = tables_of(datamodule, most_tokens=10)
-    assert tables.known is None and tables.sounding is not None
+    assert tables.known is None
+    assert tables.sounding is not None

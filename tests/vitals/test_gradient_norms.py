@@ -28,7 +28,8 @@ def test_each_norm_and_their_total_are_those_of_torch() -> None:
     assert measured.names == ("0.weight", "0.bias", "2.weight", "2.bias")
     assert measured.norms == pytest.approx([float(parameter.grad.norm()) for parameter in made.parameters()])
     assert measured.total == pytest.approx(float(nn.utils.get_total_norm([parameter.grad for parameter in made.parameters()])))
-    assert measured.finite and measured.first_bad == ""
+    assert measured.finite
+    assert measured.first_bad == ""
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
@@ -37,7 +38,8 @@ def test_the_first_parameter_that_is_not_finite_is_named(value: float) -> None:
     made[2].weight.grad[1, 3] = value
     made[2].bias.grad[0] = value
     measured = ParameterNorms(made.named_parameters()).measure()
-    assert not measured.finite and measured.first_bad == "2.weight"
+    assert not measured.finite
+    assert measured.first_bad == "2.weight"
     assert math.isnan(measured.total)
 
 
@@ -54,7 +56,8 @@ def test_values_whose_squares_are_too_large_for_32_bits_are_finite() -> None:
     made = with_gradients()
     made[0].weight.grad.fill_(1e25)
     measured = ParameterNorms(made.named_parameters()).measure()
-    assert measured.finite and measured.norms[0] == pytest.approx(1e25 * math.sqrt(12))
+    assert measured.finite
+    assert measured.norms[0] == pytest.approx(1e25 * math.sqrt(12))
 
 
 def test_parameters_without_a_gradient_count_as_nothing_and_frozen_ones_are_passed_over() -> None:
@@ -63,7 +66,8 @@ def test_parameters_without_a_gradient_count_as_nothing_and_frozen_ones_are_pass
     made[2](torch.ones(1, 4)).sum().backward()
     measured = ParameterNorms(made.named_parameters()).measure()
     assert measured.names == ("0.weight", "2.weight", "2.bias")
-    assert measured.norms[0] == 0.0 and measured.norms[1] > 0.0
+    assert measured.norms[0] == 0.0
+    assert measured.norms[1] > 0.0
 
 
 def test_half_precision_and_sparse_gradients_are_measured() -> None:
@@ -87,4 +91,5 @@ def test_flat_shares_add_up_to_the_norm_of_the_whole() -> None:
             return numbers + torch.tensor([other, 0.0], dtype=torch.float64)
 
         measured = ParameterNorms([("flat", mine)], world_size=2, flattened=True).measure(reduce=add_the_other, further=[7.0])
-        assert measured.norms == pytest.approx([5.0]) and measured.further == [7.0]
+        assert measured.norms == pytest.approx([5.0])
+        assert measured.further == [7.0]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -56,8 +57,14 @@ def test_entropy_is_that_of_the_predictions() -> None:
     assert float(entropy_of(impossible)) == pytest.approx(math.log(2))
 
 
-@pytest.mark.parametrize("make", [lambda: Decoder(12, d_model=8, num_layers=1, num_heads=2, max_context=16), lambda: Recurrent(12, 8, 8, 1)])
-def test_every_network_with_the_contract_shows_its_predictions(make) -> None:
+NETWORKS: list[Callable[[], nn.Module]] = [
+    lambda: Decoder(12, d_model=8, num_layers=1, num_heads=2, max_context=16),
+    lambda: Recurrent(12, 8, 8, 1),
+]
+
+
+@pytest.mark.parametrize("make", NETWORKS)
+def test_every_network_with_the_contract_shows_its_predictions(make: Callable[[], nn.Module]) -> None:
     torch.manual_seed(0)
     network, tokens = make(), torch.randint(12, (2, 10))
     network.eval()
