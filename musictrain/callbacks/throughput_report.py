@@ -222,6 +222,8 @@ class ThroughputReport(Callback):
         return measured_peak(device, dtype)
 
     def _complain(self, trainer: Trainer, report: SpeedReport) -> None:
+        if told_by_others(trainer):
+            return
         if self._data.due(report.data_wait > self.most_data_wait) and trainer.is_global_zero:
             message, advice = about_data(report, getattr(trainer.train_dataloader, "num_workers", None))
             alert(log, message, kind="data_wait", advice=advice, step=trainer.global_step)
@@ -253,6 +255,12 @@ class ThroughputReport(Callback):
         self._flops = None
         while self._undo:
             self._undo.pop()()
+
+
+def told_by_others(trainer: Trainer) -> bool:
+    """Whether another callback watches for the same and says so by ``tells_of``: once is enough."""
+    told = {kind for callback in trainer.callbacks for kind in getattr(callback, "tells_of", ())}  # type: ignore[attr-defined]
+    return {"data_wait", "slow_rank"} <= told
 
 
 def _pad_id(pl_module: LightningModule, datamodule: Any) -> int | None:

@@ -15,6 +15,7 @@ from lightning.pytorch.loggers import Logger
 
 from musictrain.callbacks import (
     AccumulationSchedule,
+    AnomalyAlerts,
     LivePage,
     ProgressLine,
     RunLogger,
@@ -77,6 +78,7 @@ def default_callbacks(
         (Announcement, [announcement or Announcement()]),
         (SamplingCallback, [SampleAndScore()]),
         (ThroughputReport, [ThroughputReport()]),
+        (AnomalyAlerts, [AnomalyAlerts()]),
         (LivePage, [LivePage()]),
     ]
     if global_batch_tokens is not None:

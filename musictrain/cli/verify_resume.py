@@ -28,6 +28,7 @@ NOT_COMPARED = (
     "['callbacks']['RunRecorder']",
     "['callbacks']['PlainProgress']",
     "['callbacks']['ProgressLine']",
+    "['callbacks']['AnomalyAlerts']['machine']",
     "['musictrain_training_sums']['seconds']",
     "['musictrain_logged']",
 )
