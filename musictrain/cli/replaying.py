@@ -194,7 +194,7 @@ class Replaying:
             self.config, scratch, self.then.get("precision"), validates=bool(value_at(self.config, "model.init_args.plateau"))
         )
         try:
-            cli = ReplayCLI(config, FollowStep(self.step, self.until, self.recorded.since), self.keep)
+            cli = ReplayCLI(config, FollowStep(self.step, self.until, max(1, self.recorded.since - 1)), self.keep)
         except (ValueError, ImportError, AttributeError) as error:
             raise UsageError(f"Run {self.run.name} cannot be built again: {innermost(str(error))}") from error
         missing = [name for name in NEEDED if not hasattr(cli.datamodule, name)]
@@ -291,7 +291,7 @@ class Replaying:
         if not result.optimizer_stepped:
             yield "The update was skipped: there was no gradient to step with."
         yield from self._comparison(told)
-        yield from self._worst_step(result)
+        yield from self._jump(result)
         yield from self._alerts(told)
 
     def _comparison(self, told: Told) -> Iterator[str]:
@@ -310,12 +310,13 @@ class Replaying:
             )
             yield f"The run recorded {loss.key} {loss.recorded!r} at step {line:,}{mean}: {same}."
 
-    def _worst_step(self, result: Replayed) -> Iterator[str]:
-        """Which of the steps that were done again stands out, if it is another."""
-        worst = max(result.traces, key=lambda trace: math.inf if math.isnan(trace.loss) else trace.loss, default=None)
-        if worst is not None and worst.step != self.step and len(result.traces) > 1:
-            first, last = result.traces[0].step, result.traces[-1].step
-            yield f"Of steps {first:,} to {last:,}, step {worst.step:,} has the highest loss, {worst.loss:.6f}."
+    def _jump(self, result: Replayed) -> Iterator[str]:
+        """At which of the steps that were done again the loss rose as it usually does not."""
+        from musictrain.replay.scores import jump_of
+
+        if (jump := jump_of(result.traces)) is not None:
+            where = "here" if jump.step == self.step else f"at step {jump.step:,}"
+            yield f"The loss jumped {where}, from {jump.before:.4f} to {jump.after:.4f} nats per token."
 
     def _alerts(self, told: Told) -> Iterator[str]:
         """What the run said of the step, and the loss that it said it of."""

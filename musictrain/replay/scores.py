@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from itertools import pairwise
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musictrain.data.tokenizers.protocol import Tokenizer
 from musictrain.replay.chosen import LOSS, Recorded
-from musictrain.replay.found import Replayed, WorkedBatch
+from musictrain.replay.found import Replayed, StepTrace, WorkedBatch
 from musictrain.replay.row_music import RowMusic, in_words
 from musictrain.runs.folder import number
 
+# A jump is so many times as far as the loss usually moves from a step to the next, and that takes so many to know.
+USUAL_MOVES, LEAST_MOVES = 6.0, 3
 COMPARED = (LOSS, "train/gradient_norm", "train/lr")
 
 
@@ -146,6 +150,29 @@ def _token(row: RowScore, place: int, tokenizer: Tokenizer) -> TokenScore:
         likeliest=in_words(tokenizer, int(row.likeliest[place])),
         probability=math.exp(-float(row.likeliest_nll[place])),
     )
+
+
+class Jump(NamedTuple):
+    """A step at which the loss rose, from the step before."""
+
+    step: int
+    before: float
+    after: float
+
+
+def jump_of(traces: Sequence[StepTrace]) -> Jump | None:
+    """The first step at which the loss rose some times as far as it usually moves, or to what is no number; None without one.
+
+    Args:
+        traces: of steps in a row.
+    """
+    pairs = [Jump(after.step, before.loss, after.loss) for before, after in pairwise(traces) if math.isfinite(before.loss)]
+    if broken := [jump for jump in pairs if not math.isfinite(jump.after)]:
+        return broken[0]
+    if len(pairs) < LEAST_MOVES:
+        return None
+    usual = statistics.median(abs(jump.after - jump.before) for jump in pairs)
+    return next((jump for jump in pairs if jump.after - jump.before > USUAL_MOVES * usual), None)
 
 
 # Against the records.

@@ -16,7 +16,7 @@ from musictrain.replay.chosen import Attempt, Recorded
 from musictrain.replay.found import Layer, NotFinite, Replayed, StepTrace
 from musictrain.replay.pictures import bars_of, draw_layers, draw_row, nats_of_notes
 from musictrain.replay.row_music import Part, RowMusic, soundings
-from musictrain.replay.scores import RowScore, changes_since, compare, score_pieces, worst_tokens
+from musictrain.replay.scores import RowScore, changes_since, compare, jump_of, score_pieces, worst_tokens
 from musictrain.replay.writing import Told, as_record, clear, lines_for_terminal, markdown, write_reports, write_rows
 
 GRID = VoiceGrid()
@@ -155,6 +155,20 @@ def test_values_are_equal_to_the_bit_or_not() -> None:
     result = a_result()
     result.logged[20]["train/loss"] = float("nan")
     assert compare(nan, result)[0].equal
+
+
+def traces_of(*losses: float) -> list[StepTrace]:
+    return [StepTrace(step, (), loss, 1.0, 1e-3) for step, loss in enumerate(losses, start=11)]
+
+
+def test_the_step_is_told_at_which_the_loss_jumped() -> None:
+    assert jump_of(traces_of(1.3, 1.1, 1.2, 9.0, 19.0, 18.9, 18.7)) == (14, 1.2, 9.0)
+    assert jump_of(traces_of(1.3, 1.1, 1.2, 1.4, 1.25)) is None
+    assert jump_of(traces_of(1.3, 9.0)) is None  # of two steps nothing is usual
+    broken = jump_of(traces_of(1.3, 9.0, float("nan"), 1.0))
+    assert broken is not None
+    assert broken.step == 13
+    assert jump_of([]) is None
 
 
 def test_what_bits_depend_on_is_said_when_it_has_changed() -> None:
