@@ -7,13 +7,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import lightning
 import pytest
 import torch
 from lightning.pytorch import Callback
 from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 
-from musictrain.callbacks import AccumulationSchedule, EMAWeightAveraging, MusicalEarlyStopping, ThroughputReport
+from musictrain import rolling_back
+from musictrain.callbacks import AccumulationSchedule, EMAWeightAveraging, MusicalEarlyStopping, ThroughputReport, VersionedCheckpoint
 from musictrain.checkpoints.catalog import list_versions
 from musictrain.optim import Plateau, WarmupCosine
 from musictrain.rolling_back.fitting import CannotFitAgainError
@@ -23,7 +25,7 @@ from musictrain.runs.rows import values_of
 from musictrain.runs.status import read_status
 from tests.checkpoints.exact_runs import MODULES, Plain, apart
 from tests.rolling_back.going_back import RUN_OF_ITS_OWN, Spoiler, StreamData, end_of, fit, never_met, trainer_of
-from tests.tiny_runs import ForeignNetwork, new_module
+from tests.tiny_runs import QUIET, ForeignNetwork, new_module
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
@@ -212,6 +214,21 @@ def test_the_status_of_the_run_says_that_it_went_back_for_as_long_as_it_trains(t
     reader = ReadsStatus(run)
     fit(run, MODULES["plain"](), Spoiler(5), reader)
     assert reader.reasons == {"", "Rolled back from step 6 to step 4, passing over batch 5. Batch 5 is bad."}
+
+
+def test_a_trainer_without_any_logger_or_record_goes_back_as_well(tmp_path: Path) -> None:
+    """As in the README: somebody's script, with versions in the Trainer's own folder."""
+    ends = []
+    for name, data in (("spoiled", StreamData()), ("straight", passing((5, 5)))):
+        spoiler, module = Spoiler(5), MODULES["plain"]()
+        options: dict[str, Any] = {**QUIET, "enable_checkpointing": True, "max_steps": 9, "max_epochs": -1, "limit_val_batches": 0}
+        saving = VersionedCheckpoint(every_n_train_steps=2)
+        trainer = lightning.Trainer(**options, default_root_dir=tmp_path / name, logger=False, callbacks=[spoiler, saving])
+        rolling_back.fit(trainer, module, datamodule=data)
+        assert trainer.callbacks == [spoiler, saving]  # type: ignore[attr-defined]
+        ends.append(end_of(RunFolder(tmp_path / name)))
+    assert [each.first for each in read_rollbacks(tmp_path / "spoiled" / FILE_NAME)] == [5]
+    assert apart(*ends, ignore=RUN_OF_ITS_OWN) == []
 
 
 class Breaks(StreamData):
