@@ -109,6 +109,17 @@ class AtStep(Callback):
         setattr(self, when, hook)
 
 
+class NanAtStep(Callback):
+    """One gradient of the first parameter is nan in one step, from 1; a class that a configuration can name."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_after_backward(self, trainer: Any, pl_module: Any) -> None:
+        if trainer.global_step + 1 == self.step:
+            next(pl_module.parameters()).grad.view(-1)[0] = float("nan")
+
+
 def set_gradient(name: str, value: float) -> Callable[[Any, Any], None]:
     """One value of a parameter's gradient."""
 

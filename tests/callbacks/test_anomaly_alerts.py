@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 from lightning.pytorch import Callback
+from lightning.pytorch.plugins import MixedPrecision
 
 from musictrain.callbacks import AnomalyAlerts
 from musictrain.health import GradientSpike, LossSpike, NonFinite
@@ -217,3 +218,45 @@ def test_nothing_is_left_behind() -> None:
     assert not trainer.optimizers[0]._optimizer_step_post_hooks
     assert "_clip_gradients" not in vars(trainer.precision_plugin)
     assert not {"_on_before_fetch", "_broadcast_sigterm_tensor"} & vars(trainer.fit_loop.epoch_loop).keys()
+
+
+# Mixed precision.
+
+
+def test_gradients_that_overflow_in_16_bits_are_the_loss_scalers_business() -> None:
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**10, growth_interval=1000)
+    precision, watch, scales = MixedPrecision("16-mixed", "cpu", scaler=scaler), Quiet(non_finite=NonFinite(), loss_scale={}), []
+
+    class Look(Callback):
+        def on_train_batch_end(self, *_: Any) -> None:
+            assert watch._latest is not None
+            scales.append(watch._latest.values["loss_scale"])
+
+    module = PlainModule()
+    with heard() as alerts:
+        overflow = AtStep([4], set_gradient("numbers.layers.0.weight", math.inf), "on_after_backward")
+        fit(module, number_batches(8), overflow, watch, Look(), plugins=[precision])
+    assert alerts == []
+    assert scales == [2.0**10] * 4 + [2.0**9] * 4
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+
+
+def test_a_loss_that_is_nan_is_told_whatever_scales_it() -> None:
+    batches = number_batches(8)
+    batches[3][0, 0] = math.nan
+    module = PlainModule()
+    with heard() as alerts:
+        precision = MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))
+        fit(module, batches, Quiet(non_finite=NonFinite()), plugins=[precision])
+    assert [(alert["step"], alert["of"]) for alert in alerts] == [(4, "loss")]
+    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+
+
+def test_the_loss_is_that_of_the_batch_whatever_scales_it() -> None:
+    losses = []
+    for plugins in ([], [MixedPrecision("16-mixed", "cpu", scaler=torch.amp.GradScaler("cpu", init_scale=2.0**10))]):
+        watch = Quiet(loss_spike=LossSpike())
+        fit(PlainModule(), number_batches(1), watch, plugins=plugins)
+        assert watch._latest is not None
+        losses.append((watch._latest.values["loss"], watch._latest.values["gradient_norm"]))
+    assert losses[1] == pytest.approx(losses[0], rel=0.01)
