@@ -39,7 +39,7 @@ from musictrain.runs.rollbacks import read_rollbacks
 from musictrain.runs.told_before import told_beyond
 from musictrain.runs.writer import RecordWriter
 from musictrain.speed.phases import listen, stop_listening
-from musictrain.vitals import Gauge, LateGauge, Ranks, TokenTables, call_before, tables_of
+from musictrain.vitals import Gauge, LateGauge, Ranks, call_before, tables_of
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class AnomalyAlerts(Callback):
             ranks,
             layers=bool(OF_LAYERS & set(self._detectors)),
             updates="updates" in self._detectors,
-            tables=tables_of(getattr(trainer, "datamodule", None)) if "data" in self._detectors else TokenTables(),
+            tables=tables_of(getattr(trainer, "datamodule", None)),
             device=pl_module.device,
             guards=guards_updates(self._detectors),
         )

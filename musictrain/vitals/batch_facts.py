@@ -73,14 +73,16 @@ class TokenTables:
     Args:
         known: those that training batches can hold; None if nobody knows.
         sounding: those that are notes; None if nobody knows.
+        pad_id: the one that is padding, a number; None if there is none.
     """
 
     known: Tensor | None = None
     sounding: Tensor | None = None
+    pad_id: int | None = None
 
     def to(self, device: torch.device) -> TokenTables:
         """The same where batches lie."""
-        return TokenTables(*(None if table is None else table.to(device) for table in (self.known, self.sounding)))
+        return TokenTables(*(None if table is None else table.to(device) for table in (self.known, self.sounding)), self.pad_id)
 
 
 NOTHING_KNOWN = TokenTables()
@@ -136,8 +138,8 @@ def tables_of(datamodule: Any, most_tokens: int = MOST_READ) -> TokenTables:
     drums = [tokenizer.token_name(token).startswith("PitchDrum") for token in own.tolist()]
     sounding = torch.from_numpy((np.asarray(tokenizer.transposition(1)) != own) | np.array(drums))
     if store is None or not callable(make) or store.num_tokens("train") > most_tokens:
-        return TokenTables(None, sounding)
-    return TokenTables(torch.from_numpy(_known(store, make(), tokenizer)), sounding)
+        return TokenTables(None, sounding, int(tokenizer.pad_id))
+    return TokenTables(torch.from_numpy(_known(store, make(), tokenizer)), sounding, int(tokenizer.pad_id))
 
 
 def _known(store: Any, plan: Any, tokenizer: Any) -> NDArray[np.bool_]:

@@ -93,7 +93,7 @@ class Gauge:
         self.clock = StepClock()
         self._norms = ParameterNorms(named, ranks.world, ranks.flattened)
         self._gradient_keys = tuple(f"gradient/{name}" for name in self._norms.names)
-        self._layers = LayerWatch(module) if layers else None
+        self._layers = LayerWatch(module, tables.pad_id) if layers else None
         self._updates = UpdateSizes(named) if updates else None
         self._tables = tables.to(self.device)
         self._learning_rate = math.nan

@@ -51,12 +51,14 @@ class LayerWatch:
 
     Args:
         module: whose layers; any.
+        pad_id: what is predicted where this is read means nothing; None: it always means something.
 
     Attributes:
         names: of all that it can measure.
     """
 
-    def __init__(self, module: nn.Module) -> None:
+    def __init__(self, module: nn.Module, pad_id: int | None = None) -> None:
+        self._pad_id = pad_id
         hidden = set(_compiled_parts(module))
         self._layers: list[tuple[str, nn.Module]] = [
             (name, each) for name, each in module.named_modules() if isinstance(each, LAYERS) and each not in hidden
@@ -115,8 +117,10 @@ class LayerWatch:
         if tokens is None or tokens.is_floating_point() or tokens.ndim != 2 or not isinstance(output, Tensor):
             return
         if output.ndim == 3 and output.shape[:2] == tokens.shape and output.is_floating_point() and output.shape[2] > 1:
+            whole: Tensor = getattr(output, "full_tensor", lambda: output)()
+            read = whole if self._pad_id is None else whole[tokens != self._pad_id]
             # The outermost comes last, and counts.
-            self._entropy = entropy_of(output)
+            self._entropy = entropy_of(read) if read.numel() else None
 
 
 def entropy_of(logits: Tensor) -> Tensor:
@@ -125,7 +129,7 @@ def entropy_of(logits: Tensor) -> Tensor:
     >>> round(float(entropy_of(torch.zeros(2, 3, 8))), 4)
     2.0794
     """
-    rows = getattr(logits, "full_tensor", lambda: logits)().detach().reshape(-1, logits.shape[-1])
+    rows = logits.detach().reshape(-1, logits.shape[-1])
     logs = rows[:: -(-max(1, len(rows)) // MOST_PLACES)].float().log_softmax(-1)
     return -(logs.exp() * logs.clamp(min=-1e4)).sum(-1).mean()
 

@@ -71,6 +71,19 @@ def test_every_network_with_the_contract_shows_its_predictions(make: Callable[[]
     assert watched(network, tokens)["entropy"] == pytest.approx(float(entropy_of(network(tokens))))
 
 
+def test_what_is_predicted_where_padding_is_read_does_not_count() -> None:
+    torch.manual_seed(0)
+    network, tokens = NETWORKS[0]().eval(), torch.randint(1, 12, (2, 10))
+    tokens[1, 4:] = 0
+    watch = LayerWatch(network, pad_id=0)
+    watch.look()
+    logits = network(tokens)
+    assert watch.read()["entropy"] == pytest.approx(float(entropy_of(torch.cat([logits[0], logits[1, :4]]))))
+    watch.look()
+    network(torch.zeros(1, 5, dtype=torch.int64))
+    assert "entropy" not in watch.read()
+
+
 def test_what_is_no_prediction_is_none() -> None:
     assert "entropy" not in watched(nn.Embedding(12, 8), torch.randint(12, (2, 10)))
     assert "entropy" not in watched(nn.Linear(4, 4), torch.randn(2, 3, 4))
