@@ -35,6 +35,7 @@ from musictrain.replay.chosen import (
     seconds_per_step,
     versions_before,
 )
+from musictrain.replay.holding import Hold
 from musictrain.runs import RunFolder
 from musictrain.runs.config_changes import ELSEWHERE, config_changes, without_new_defaults
 from musictrain.runs.records import read_records
@@ -48,6 +49,7 @@ if TYPE_CHECKING:
     from musictrain.replay.writing import Told
 
 Say = Callable[[str], None]
+MOST_HELD = 3  # versions of a run that goes on, the nearest first
 NEEDED = ("train_plan", "store", "corpus", "tokenizer")
 
 
@@ -71,6 +73,7 @@ class Replaying:
         self.attempts = attempts_of(run.metrics)
         self.attempt = attempt_of_step(run, step, attempt)
         self.asked = attempt
+        self._hold: Hold | None = None
         self.notes: list[str] = list(self._done_before())
         self.version, self.outline = self._begin_from()
         self.then = dict(self.outline.get(CIRCUMSTANCES) or self._any_circumstances())
@@ -89,6 +92,12 @@ class Replaying:
         """Optimizer steps that need not be done again."""
         return 0 if self.version is None else self.version.step
 
+    @property
+    def goes_on(self) -> bool:
+        """Whether the run is still training."""
+        status = read_status(self.run.status)
+        return status is not None and status.is_active() and not is_gone(status, time.time())
+
     def _done_before(self) -> Iterator[str]:
         earlier = [each for each in self.attempts if each.number < self.attempt.number and each.from_step < self.step]
         for each in [each for each in earlier if reach_of(self.run, each, self.attempts) >= self.step][-1:]:
@@ -98,6 +107,9 @@ class Replaying:
     def _begin_from(self) -> tuple[Version | None, dict[str, Any]]:
         """The nearest version, and what it holds beside tensors; None for the beginning of the run."""
         candidates = versions_before(self.run, self.step, self.attempts, self.attempt)
+        if self.goes_on:
+            self._hold = Hold(self.run.path / "replay")
+            candidates = self._hold.take(candidates[:MOST_HELD])
         while candidates:
             version, reasons = first_whole(candidates)
             self.notes += reasons
@@ -173,10 +185,12 @@ class Replaying:
             else:
                 cli.datamodule.setup("fit")
             told = self._told(cli, run_again)
-            self._write(told, folder, most_rows, say)
+            self._write(told, folder, most_rows)
+        if self._hold is not None:
+            self._hold.close()
         return told
 
-    def _write(self, told: Told, folder: Path, most_rows: int | None, say: Say) -> None:
+    def _write(self, told: Told, folder: Path, most_rows: int | None) -> None:
         from musictrain.replay.writing import clear, write_reports, write_rows
 
         try:
@@ -347,7 +361,7 @@ class Replaying:
             )
             if self.recorded.line is not None and self.recorded.since <= self.began_at:
                 yield "Of the line's first steps the version knows the share of one process alone."
-        if status is not None and status.is_active() and not is_gone(status, time.time()):
+        if self.goes_on:
             yield "The run is still training; it was only read."
         if told.compared and not all(each.equal for each in told.compared) and not changed and processes == 1:
             yield "No difference in circumstances is known: something that the step depends on is kept in no version, or changes by itself."

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from musictrain.cli.commands import main
 from musictrain.data import load_corpus
 from musictrain.data.scores import read_notes
 from musictrain.runs import RunFolder, list_runs
+from tests.cli.test_light_commands import PROBE
 from tests.cli.tiny import tiny_config, type_command, write_config
 
 EMA = {"class_path": "musictrain.callbacks.EMAWeightAveraging", "init_args": {"decay": 0.5}}
@@ -210,6 +212,15 @@ def test_the_batches_of_gathered_steps_are_listed_as_they_were_read(corpus: Path
     for step, batches in ((3, {2}), (4, {3, 4, 5}), (8, {15, 16, 17})):
         for words in (("--no-run",), ()):
             assert {row["batch"] for row in replayed(capsys, run, step, *words)["rows"]} == batches
+
+
+def test_help_and_mistakes_import_nothing_heavy(repository: Path, tmp_path: Path) -> None:
+    for words, status in ((["--help"], 0), (["nowhere", "--step", "3"], 2), (["latest"], 2), (["latest", "--stp", "3"], 2)):
+        environment = {**os.environ, "PYTHONPATH": str(repository)}
+        command = [sys.executable, "-c", PROBE, "replay", *words]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
+        assert done.stderr.splitlines()[-1] == "heavy: []"
+        assert done.returncode == status, done.stderr
 
 
 # What cannot be done.
