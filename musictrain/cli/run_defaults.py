@@ -117,7 +117,7 @@ def measuring_options(settings: Any) -> dict[str, Any]:
 
 
 class Announcement(Callback):
-    """Says before the first step what is trained on what, how, and where it is written down and to be seen.
+    """Says before the first step what is trained on what, how, and where it is written down and to be seen; not again after a going back.
 
     Args:
         reasons: lines of why it is trained like this.
@@ -125,13 +125,14 @@ class Announcement(Callback):
     """
 
     def __init__(self, reasons: Sequence[str] = (), parent: Path | None = None) -> None:
-        self.reasons, self.parent = list(reasons), parent
+        self.reasons, self.parent, self._has_spoken = list(reasons), parent, False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Some lines."""
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
-        if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or trainer.fast_dev_run or self._has_spoken:  # type: ignore[attr-defined]
             return
+        self._has_spoken = True
         if self.parent is not None:
             note_parent(RunFolder(Path(folder)), self.parent)
         print(f"run      {shown(Path(folder))}")

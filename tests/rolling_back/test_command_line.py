@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import re
 import signal
 import sys
 from dataclasses import replace
@@ -85,10 +86,11 @@ def test_a_fit_goes_back_says_so_and_finishes(tmp_path: Path, corpus: Path, caps
     assert status == 0
     sentence = "Rolled back from step 6 to step 4, passing over batch 4. Batch 4 is bad."
     assert sentence in out
+    assert out.count("network  Decoder") == 1
     assert "resumed  v" in out
     assert "exact: as if there had been no interruption" in out
     assert "Finished after 8 steps." in out
-    assert f"why            {sentence}" in out
+    assert re.search(rf"^  why +{re.escape(sentence)}$", out, re.MULTILINE)
     assert Says.page["status"]["reason"] == sentence
     assert [event["event"] for event in Says.page["events"]].count("rolled_back") == 1
     ended = read_status(run.status)
