@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import json
-import logging
 import math
-import socket
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +43,6 @@ from musictrain.runs.status import is_gone, read_status
 
 if TYPE_CHECKING:
     from musictrain.cli.replay_trainer import ReplayCLI
-    from musictrain.replay.found import Replayed
     from musictrain.replay.writing import Told
 
 Say = Callable[[str], None]
@@ -173,6 +170,7 @@ class Replaying:
             CommandError: if corpus or tokenizer have changed, or the step cannot be reached.
         """
         from musictrain.cli.console import quiet_terminal
+        from musictrain.cli.replay_quiet import threads
 
         with quiet_terminal(), tempfile.TemporaryDirectory(prefix="replay-") as scratch, threads(self.then.get("threads")) as said:
             self.notes += said
@@ -247,6 +245,8 @@ class Replaying:
 
     def _go(self, cli: ReplayCLI) -> None:
         """Do the steps again. What a guard of the run's own ends is told of as far as it came."""
+        from musictrain.cli.replay_quiet import quiet_records
+
         follow = cli.follow
         path = None if self.version is None else str(self.version.path)
         try:
@@ -271,6 +271,7 @@ class Replaying:
     # Telling of it.
 
     def _told(self, cli: ReplayCLI, run_again: bool) -> Told:
+        from musictrain.cli.replay_words import advice, intro
         from musictrain.replay import music_of_rows
         from musictrain.replay.scores import compare, score_pieces, score_rows, worst_tokens
         from musictrain.replay.writing import Told
@@ -284,8 +285,8 @@ class Replaying:
         told = Told(self.run.name, self.step, rows, result=result, compared=compared, line=self.recorded.line, since=self.recorded.since)
         told.pieces, told.tokens = score_pieces(rows), worst_tokens(rows, cli.datamodule.tokenizer)
         told.said = said_at(self.run, self.step)
-        told.intro = list(self._intro(cli, told, batches))
-        told.advice = [*self.notes, *self._advice(cli, told)]
+        told.intro = list(intro(self, cli, told, batches))
+        told.advice = [*self.notes, *advice(self, cli, told)]
         return told
 
     def _planned_batches(self, cli: ReplayCLI) -> list[dict[str, Any]]:
@@ -294,77 +295,6 @@ class Replaying:
         plan = cli.datamodule.train_plan()
         state = self.outline.get(type(cli.datamodule).__qualname__) or {}
         return [plan.batch(number) for number in numbers_of_step(cli, state, self.began_at, self.step)]
-
-    def _intro(self, cli: ReplayCLI, told: Told, batches: Sequence[Mapping[str, Any]]) -> Iterator[str]:
-        numbers = ", ".join(f"{int(batch['number']):,}" for batch in batches)
-        yield f"{self.run.name}, step {self.step:,}: {'batch' if len(batches) == 1 else 'batches'} {numbers}, {len(told.rows)} rows"
-        if told.result is None:
-            return
-        result = told.result
-        yield f"loss {result.loss:.6f} nats per token, gradient norm {result.gradient_norm:.4f} before clipping"
-        if not result.optimizer_stepped:
-            yield "The update was skipped: there was no gradient to step with."
-        yield from self._comparison(told)
-        yield from self._jump(result)
-        yield from self._alerts(told)
-
-    def _comparison(self, told: Told) -> Iterator[str]:
-        line, loss = self.recorded.line, next(iter(told.compared), None)
-        if line is None:
-            who = "The run" if self.attempt.number == self.attempts[-1].number else f"Attempt {self.attempt.number}"
-            yield f"{who} has written no line at or after this step, so there is no recorded loss to compare with."
-        elif loss is None:
-            yield f"The line of step {line:,} was not reached, and nothing is compared with it."
-        else:
-            mean = f", the mean of steps {self.recorded.since:,} to {line:,}" if self.recorded.since < line else ""
-            same = (
-                "the replay's is equal to the bit"
-                if loss.equal
-                else f"the replay's is {loss.replayed!r}, {abs(loss.replayed - loss.recorded):.2g} off"
-            )
-            yield f"The run recorded {loss.key} {loss.recorded!r} at step {line:,}{mean}: {same}."
-
-    def _jump(self, result: Replayed) -> Iterator[str]:
-        """At which of the steps that were done again the loss rose as it usually does not."""
-        from musictrain.replay.scores import jump_of
-
-        if (jump := jump_of(result.traces)) is not None:
-            where = "here" if jump.step == self.step else f"at step {jump.step:,}"
-            yield f"The loss jumped {where}, from {jump.before:.4f} to {jump.after:.4f} nats per token."
-
-    def _alerts(self, told: Told) -> Iterator[str]:
-        """What the run said of the step, and the loss that it said it of."""
-        for event in told.said:
-            loss = event.get("loss")
-            again = f" It was said of a loss of {loss:.6f}." if isinstance(loss, float) else ""
-            yield f"The run said: {event.get('message') or event.get('reason') or event.get('event')}{again}"
-
-    def _advice(self, cli: ReplayCLI, told: Told) -> Iterator[str]:
-        from musictrain.checkpoints.circumstances import circumstances_of
-        from musictrain.replay.scores import changes_since
-
-        if cli.left_out:
-            yield f"Left out, since it is not known whether they change training: {', '.join(cli.left_out)}. --keep NAME wakes one."
-        if told.result is None:
-            return
-        changed = changes_since(self.then, circumstances_of(cli.trainer, None))
-        status = read_status(self.run.status)
-        if status is not None and status.host and status.host != socket.gethostname():
-            changed.append("another machine")
-        if changed:
-            yield f"Not as when the run did it: {'; '.join(changed)}."
-        processes = int(self.then.get("world_size") or 1)
-        if processes > 1:
-            yield (
-                f"The run used {processes} processes. Here one works on the rows of all of them: the same music and the same mean, added "
-                "up in another order, so that the last bits differ; dropout's masks are others."
-            )
-            if self.recorded.line is not None and self.recorded.since <= self.began_at:
-                yield "Of the line's first steps the version knows the share of one process alone."
-        if self.goes_on:
-            yield "The run is still training; it was only read."
-        if told.compared and not all(each.equal for each in told.compared) and not changed and processes == 1:
-            yield "No difference in circumstances is known: something that the step depends on is kept in no version, or changes by itself."
 
 
 def _in_short(error: Exception) -> str:
@@ -383,31 +313,3 @@ def outline_of(path: Path) -> dict[str, Any]:
 
     tree = load_outline(path) if path.is_dir() else load(path)
     return {key: value for key, value in tree.items() if key not in SHARDED}
-
-
-@contextmanager
-def threads(wanted: Any) -> Iterator[list[str]]:
-    """Compute with as many threads as the run did, on which the last bits depend; gives what is to be said of it."""
-    import torch
-
-    before = torch.get_num_threads()
-    if not isinstance(wanted, int) or wanted < 1 or wanted == before:
-        yield []
-        return
-    torch.set_num_threads(wanted)
-    try:
-        yield [f"Computed with {wanted} {'thread' if wanted == 1 else 'threads'}, as the run was."]
-    finally:
-        torch.set_num_threads(before)
-
-
-@contextmanager
-def quiet_records() -> Iterator[None]:
-    """What is logged while old steps are done again was said when they were done first."""
-    logger = logging.getLogger("musictrain")
-    before = logger.level
-    logger.setLevel(logging.CRITICAL)
-    try:
-        yield
-    finally:
-        logger.setLevel(before)
