@@ -111,18 +111,19 @@ def _cells(axes: Axes, score: RowScore, start: float, stop: float, norm: Any) ->
 
 
 def nats_of_notes(score: RowScore) -> Any:
-    """Nats to draw at each target: on a grid its own; of an event's note the sum of its tokens, at the last of them."""
+    """Nats to draw at each target: on a grid its own; of an event's note the mean of its tokens, at the last of them; 0 for no token."""
     assert score.nll is not None
     assert score.counted is not None
     music = score.music
-    nats = np.where(score.counted, score.nll, 0.0)
+    nats, tokens = np.where(score.counted, score.nll, 0.0), score.counted.astype(float)
     key = np.stack([music.beats[1:], music.spans[1:], music.pitches[1:]])
     same = np.zeros(len(nats), bool)
     same[:-1] = (key[:, :-1] == key[:, 1:]).all(0) & (music.pitches[1:-1] >= 0)
     for place in np.flatnonzero(same):
-        nats[place + 1] += nats[place]
-        nats[place] = 0.0
-    return nats
+        for column in (nats, tokens):
+            column[place + 1] += column[place]
+            column[place] = 0.0
+    return nats / np.maximum(tokens, 1.0)
 
 
 def _corners(left: Any, right: Any, pitch: Any) -> Any:

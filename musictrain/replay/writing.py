@@ -132,12 +132,11 @@ def lines_for_terminal(told: Told, *, most: int = 8) -> Iterator[str]:
 
 
 def row_lines(rows: Sequence[RowScore]) -> list[tuple[str, ...]]:
-    """Batch, row, loss and place of each row, under their headings."""
-    body = [
-        (f"{score.music.number:,}", str(score.music.row), "" if score.nll is None else f"{score.loss:.4f}", score.music.where)
-        for score in rows
-    ]
-    return [("batch", "row", "nats/token", "what it reads"), *body]
+    """Batch, row, loss (if it is known) and place of each row, under their headings."""
+    known = any(score.nll is not None for score in rows)
+    body = [(f"{score.music.number:,}", str(score.music.row), f"{score.loss:.4f}", score.music.where) for score in rows]
+    lines: list[tuple[str, ...]] = [("batch", "row", "nats/token", "what it reads"), *body]
+    return lines if known else [(line[0], line[1], line[3]) for line in lines]
 
 
 def table(rows: Sequence[tuple[str, ...]]) -> list[str]:
