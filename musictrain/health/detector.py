@@ -36,8 +36,8 @@ class Settings:
 
     Args:
         action: what is done about a finding; ``off`` does not even look.
-        attempts: how often ``skip``, ``reduce_lr`` and ``roll_back`` are tried in a run before the next stronger thing happens; updates that
-            were left out are forgotten after 100 steps without.
+        attempts: how often ``skip``, ``reduce_lr`` and ``roll_back`` are tried in a run before the next stronger thing happens;
+            updates that were left out are forgotten after 100 steps without.
         calm: looks in a row without anything unusual after which an incident is over.
 
     Raises:
