@@ -369,7 +369,7 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._lookout.stop and isinstance(exception, SIGTERMException):
             exception.code = 128 + self._lookout.stop
         try:
-            # Of several processes one may be alone with its error: it must not wait for the others. A state that is gone back from is spoiled.
+            # Of several processes one may be alone with its error: it must not wait for the others. What is gone back from is spoiled.
             alone = trainer.world_size == 1 and not isinstance(exception, SIGTERMException | RolledBack)
             if alone and 0 <= self._saved_step < trainer.global_step:
                 back_to_last_step(trainer)
