@@ -20,7 +20,8 @@ class LossWatch:
     """Remembers the losses of the last batches and says whether they stand in a spike.
 
     A spike: the mean of the last 3 lies above the median of those before by more than ``threshold`` robust standard deviations (1.4826
-    times the median absolute deviation, at least 2 % of the median). With fewer than 16 losses there is none.
+    times the median absolute deviation, at least 2 % of the median). With fewer than 16 losses there is none. A loss that is not finite
+    among the last 3 is no spike by itself: its update may have been left out, and if not, the weights say so; three are.
 
     Args:
         threshold: in robust standard deviations.
@@ -53,14 +54,14 @@ class LossWatch:
     def spike(self) -> str:
         """What is wrong, in words, empty if nothing is."""
         losses = self.losses()
-        if losses and not math.isfinite(losses[-1]):
+        recent, earlier = (list(filter(math.isfinite, some)) for some in (losses[-RECENT:], losses[:-RECENT]))
+        if losses and not recent:
             return f"the loss is {losses[-1]}"
-        earlier = [loss for loss in losses[:-RECENT] if math.isfinite(loss)]
         if len(losses) < LEAST or len(earlier) < LEAST - RECENT:
             return ""
         level = statistics.median(earlier)
         spread = 1.4826 * statistics.median(abs(loss - level) for loss in earlier)
-        height = (statistics.fmean(losses[-RECENT:]) - level) / max(spread, 0.02 * abs(level), 1e-12)
+        height = (statistics.fmean(recent) - level) / max(spread, 0.02 * abs(level), 1e-12)
         if height <= self.threshold:
             return ""
-        return f"inside a loss spike: {statistics.fmean(losses[-RECENT:]):.4g} against a median of {level:.4g}"
+        return f"inside a loss spike: {statistics.fmean(recent):.4g} against a median of {level:.4g}"

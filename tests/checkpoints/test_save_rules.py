@@ -33,9 +33,19 @@ def test_a_falling_or_constant_loss_is_no_spike() -> None:
     assert watch_of([1.0] * 40).spike() == ""
 
 
-def test_few_losses_are_never_a_spike_but_nan_always_is() -> None:
+def test_few_losses_are_never_a_spike_but_nothing_but_nan_is() -> None:
     assert watch_of([1.0, 1.0, 9.0]).spike() == ""
     assert watch_of([math.nan]).spike() == "the loss is nan"
+    assert watch_of([*noisy(2.0, 40), math.nan, math.inf, math.nan]).spike() == "the loss is nan"
+
+
+@pytest.mark.parametrize("after", range(3))
+def test_one_loss_that_is_not_finite_is_no_spike(after: int) -> None:
+    assert watch_of([*noisy(2.0, 40), math.nan, *noisy(2.0, after)]).spike() == ""
+
+
+def test_one_loss_that_is_not_finite_hides_no_spike() -> None:
+    assert watch_of([*noisy(2.0, 40), math.nan, 3.2, 3.2]).spike() == "inside a loss spike: 3.2 against a median of 2.007"
 
 
 def test_a_watch_remembers_across_a_resume() -> None:
