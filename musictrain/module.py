@@ -66,9 +66,9 @@ class MusicModule(lightning.LightningModule):
 
     Logged in nats, padding never counted, summed on the device and over all ranks, every ``trainer.log_every_n_steps`` optimizer steps:
     ``train/loss`` per token since the last line, without smoothing and z-loss; ``train/lr``; ``train/gradient_norm`` of that step before
-    clipping; ``train/tokens_per_second`` since the last line, validation time left out; ``train/tokens`` since the run began. After a
-    validation ``val/loss`` per token, and if the batches tell notes and beats, ``val/nats_per_note`` and ``val/bits_per_beat``; the same as
-    ``test/`` after a test. These means are over all tokens, notes or beats of the set, not over pieces; nan if there are none.
+    clipping; ``train/tokens_per_second`` since the last line, validation time left out; ``train/tokens`` so far, and once there are any
+    ``train/tokens_not_finite``, which the loss leaves out. After a validation ``val/loss`` per token, and if the batches tell notes and
+    beats, ``val/nats_per_note`` and ``val/bits_per_beat``; as ``test/`` after a test. These are over all of the set, not over pieces.
 
     What a step minimises is the mean over all tokens it sees, on all ranks and in all batches it gathers, however many of them each holds:
     1, 2 or 4 ranks, with accumulation or without, train alike on the same rows. Of one gathered batch, what ``training_step`` gives back is

@@ -24,6 +24,8 @@ def widest_dtype(device: torch.device) -> torch.dtype:
 class TrainingSums:
     """Likelihood, tokens and seconds since the last flush, and the tokens of all flushes before.
 
+    A batch whose likelihood is not finite is left out of the mean, which would say nothing of the others; its tokens are told.
+
     The clock runs between :meth:`start` and :meth:`pause`. The state is plain numbers, for a checkpoint; with several ranks it is that of
     the rank which saves, and every rank takes it up as its own share.
 
@@ -32,9 +34,10 @@ class TrainingSums:
     """
 
     def __init__(self) -> None:
-        self.tokens_before = 0
+        self.tokens_before = self.not_finite_before = 0
         self.latest: Tensor | None = None
-        self._sums = torch.zeros(2, dtype=torch.float64)
+        # Likelihood, tokens, and those of them whose likelihood is not finite.
+        self._sums = torch.zeros(3, dtype=torch.float64)
         self._seconds = 0.0
         self._started: float | None = None
 
@@ -50,32 +53,37 @@ class TrainingSums:
     def add(self, nll_sum: Tensor, num_tokens: Tensor) -> None:
         """Add one batch; both are scalars, and nothing waits for them."""
         self.latest = torch.stack((nll_sum.detach(), num_tokens.detach())).to(self._sums)
-        self._sums += self.latest
+        nll, tokens = self.latest
+        self._sums += torch.stack((nll.nan_to_num(0.0, 0.0, 0.0), tokens, tokens * ~nll.isfinite()))
 
     def flush(self, reduce: Reduce, num_shares: int) -> dict[str, float]:
         """``loss`` (nats per token), ``tokens_per_second`` and ``tokens`` so far of the whole run; the sums begin again at zero.
 
-        The seconds are the mean over the ``num_shares`` sums that ``reduce`` adds up. Without a token the loss is nan.
+        The seconds are the mean over the ``num_shares`` sums that ``reduce`` adds up. Without a token whose likelihood is finite the loss
+        is nan; once there were some that are not, ``tokens_not_finite`` says how many were left out of it so far.
         """
         now = time.perf_counter()
         local = torch.cat((self._sums, self._sums.new_tensor([self._elapsed(now)])))
-        nll, tokens, all_seconds = reduce(local).tolist()
+        nll, tokens, not_finite, all_seconds = reduce(local).tolist()
         self._sums.zero_()
         self._seconds, self._started = 0.0, now
         self.tokens_before += round(tokens)
+        self.not_finite_before += round(not_finite)
         rate = tokens * num_shares / all_seconds if all_seconds else math.nan
-        return {"loss": _ratio(nll, tokens), "tokens_per_second": rate, "tokens": float(self.tokens_before)}
+        told = {"loss": _ratio(nll, tokens - not_finite), "tokens_per_second": rate, "tokens": float(self.tokens_before)}
+        return {**told, "tokens_not_finite": float(self.not_finite_before)} if self.not_finite_before else told
 
     def state_dict(self) -> dict[str, float]:
         """The sums as plain numbers; reads them from the device."""
-        nll, tokens = self._sums.tolist()
-        return {"nll": nll, "tokens": tokens, "seconds": self._elapsed(time.perf_counter()), "tokens_before": self.tokens_before}
+        nll, tokens, not_finite = self._sums.tolist()
+        before = {"tokens_before": self.tokens_before, "not_finite_before": self.not_finite_before}
+        return {"nll": nll, "tokens": tokens, "not_finite": not_finite, "seconds": self._elapsed(time.perf_counter()), **before}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a saved state; the clock stands still until :meth:`start`."""
-        self._sums = self._sums.new_tensor([state["nll"], state["tokens"]])
+        self._sums = self._sums.new_tensor([state["nll"], state["tokens"], state.get("not_finite", 0.0)])
         self._seconds, self._started = float(state["seconds"]), None
-        self.tokens_before = int(state["tokens_before"])
+        self.tokens_before, self.not_finite_before = int(state["tokens_before"]), int(state.get("not_finite_before", 0))
 
     def _elapsed(self, now: float) -> float:
         return self._seconds + (0.0 if self._started is None else now - self._started)

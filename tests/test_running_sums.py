@@ -65,17 +65,19 @@ def test_two_ranks_add_their_tokens_and_share_their_seconds(clock):
     sums.start(CPU)
     sums.add(torch.tensor(2.0), torch.tensor(4))
     clock.now += 2.0
-    other = torch.tensor([10.0, 8.0, 4.0])
+    other = torch.tensor([10.0, 8.0, 0.0, 4.0])
     assert sums.flush(lambda mine: mine + other, 2) == {"loss": 1.0, "tokens_per_second": 4.0, "tokens": 12.0}
 
 
 def test_a_saved_state_goes_on_as_if_nothing_had_happened(clock):
     sums = TrainingSums()
     sums.start(CPU)
-    sums.add(torch.tensor(7.0), torch.tensor(9))
+    for nll, tokens in ((7.0, 9), (math.nan, 1)):
+        sums.add(torch.tensor(nll), torch.tensor(tokens))
     clock.now += 3.0
     sums.flush(alone, 1)
-    sums.add(torch.tensor(3.0), torch.tensor(2))
+    for nll, tokens in ((3.0, 2), (math.nan, 4)):
+        sums.add(torch.tensor(nll), torch.tensor(tokens))
     clock.now += 2.0
     state = sums.state_dict()
     assert {type(value) for value in state.values()} <= {int, float}
@@ -84,7 +86,36 @@ def test_a_saved_state_goes_on_as_if_nothing_had_happened(clock):
     clock.now += 1000.0
     later.start(CPU)
     clock.now += 2.0
-    assert later.flush(alone, 1) == {"loss": 1.5, "tokens_per_second": 0.5, "tokens": 11.0}
+    assert later.flush(alone, 1) == {"loss": 1.5, "tokens_per_second": 1.5, "tokens": 16.0, "tokens_not_finite": 5.0}
+
+
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+def test_a_batch_whose_likelihood_is_not_finite_is_left_out_of_the_mean_and_said(bad: float) -> None:
+    sums = TrainingSums()
+    sums.add(torch.tensor(3.0), torch.tensor(2))
+    assert "tokens_not_finite" not in sums.flush(alone, 1)
+    for nll, tokens in ((6.0, 2), (bad, 5), (2.0, 6)):
+        sums.add(torch.tensor(nll), torch.tensor(tokens))
+    told = sums.flush(alone, 1)
+    assert (told["loss"], told["tokens"], told["tokens_not_finite"]) == (1.0, 15.0, 5.0)
+    sums.add(torch.tensor(3.0), torch.tensor(2))
+    told = sums.flush(alone, 1)
+    assert (told["loss"], told["tokens_not_finite"]) == (1.5, 5.0)
+
+
+def test_a_mean_of_nothing_but_such_batches_is_nan() -> None:
+    sums = TrainingSums()
+    sums.add(torch.tensor(math.inf), torch.tensor(5))
+    told = sums.flush(alone, 1)
+    assert math.isnan(told["loss"])
+    assert told["tokens_not_finite"] == told["tokens"] == 5.0
+
+
+def test_the_state_of_an_older_version_is_taken_up() -> None:
+    sums = TrainingSums()
+    sums.load_state_dict({"nll": 6.0, "tokens": 3, "seconds": 1.0, "tokens_before": 7})
+    told = sums.flush(alone, 1)
+    assert (told["loss"], told["tokens"]) == (2.0, 10.0)
 
 
 def test_an_interval_without_a_token_is_nan_and_not_an_error(clock):

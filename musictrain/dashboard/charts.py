@@ -42,6 +42,7 @@ TITLES = {
     "speed/memory_peak_mib": ("Memory, at most", "MiB"),
     "speed/straggler": ("Straggler, share above the median", "share"),
     "train/tokens": ("Tokens read", ""),
+    "train/tokens_not_finite": ("Tokens left out of the loss, which is not finite there", ""),
     "train/tokens_per_second": ("Tokens per second, training steps alone", ""),
 }
 # The order within a section; what is not named here follows by its name.

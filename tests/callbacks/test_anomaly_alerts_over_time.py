@@ -14,6 +14,8 @@ import torch
 from lightning.pytorch import Callback
 
 from musictrain.callbacks import AnomalyAlerts, RunRecorder, VersionedCheckpoint
+from musictrain.checkpoints.catalog import list_versions
+from musictrain.checkpoints.storing import load
 from musictrain.health import GradientSpike, LossSpike, NonFinite
 from musictrain.module import MusicModule
 from musictrain.optim import AdamW, WarmupCosine
@@ -198,6 +200,39 @@ def test_alerts_and_actions_are_events_of_the_run_and_none_comes_twice(tmp_path:
     train(10, version)
     again = [event for event in read_records(run.events) if event["event"] in ("alert", "skipped", "lr_reduced")]
     assert again == told
+
+
+class NoNumbers(Callback):
+    """What the network says of some batches, by number, is nan."""
+
+    def __init__(self, *batches: int) -> None:
+        self.batches, self.hook = batches, None
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        if batch["number"] in self.batches:
+            self.hook = pl_module.network.register_forward_hook(lambda _, __, logits: logits * math.nan)
+
+    def on_train_batch_end(self, *_: Any) -> None:
+        if self.hook is not None:
+            self.hook = self.hook.remove()
+
+
+@pytest.mark.parametrize("gathered", [1, 2])
+def test_an_update_that_was_left_out_spoils_neither_the_line_of_its_loss_nor_a_version(gathered: int, tmp_path: Path) -> None:
+    versions = VersionedCheckpoint(tmp_path / "checkpoints", every_n_train_steps=1, every_n_minutes=0, newest=99)
+    sick, module = NoNumbers(16 * gathered), music_module()  # the first batch of step 17
+    fit(
+        module, token_batches(20 * gathered), sick, Quiet(non_finite=NonFinite()), RunRecorder(), versions,
+        default_root_dir=tmp_path, log_every_n_steps=4, accumulate_grad_batches=gathered, steps=20, enable_checkpointing=True,
+    )  # fmt: skip
+    run = RunFolder(tmp_path)
+    assert [event["step"] for event in read_records(run.events) if event["event"] == "skipped"] == [17]
+    rows = {row["step"]: row for row in read_rows(run.metrics)}
+    assert all(math.isfinite(rows[step]["train/loss"]) for step in (4, 8, 12, 16, 20))
+    assert [rows[step].get("train/tokens_not_finite") for step in (16, 20)] == [None, 4 * 12]
+    assert [(version.step, version.good) for version in list_versions(run.checkpoints)] == [(step, True) for step in range(21)]
+    before, after = (load(version.path)["state_dict"] for version in list_versions(run.checkpoints)[16:18])
+    assert all(map(torch.equal, before.values(), after.values()))
 
 
 def test_values_are_logged_at_looks_alone(tmp_path: Path) -> None:
