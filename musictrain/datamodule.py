@@ -173,7 +173,9 @@ class MusicDataModule(LightningDataModule):
         """The corpus as token ids; made when first asked for."""
         if self._store is None:
             folder = cache_root(self.cache_dir) / "tokens"
-            self._store = open_or_build(self.corpus, self.tokenizer, folder)
+            # Once on each machine, before it is trained on: what looks whole may hold other tokens than were written.
+            trains = self.trainer is not None and self.trainer.local_rank == 0
+            self._store = open_or_build(self.corpus, self.tokenizer, folder, verify=trains)
             self._log_store(self._store)
         return self._store
 

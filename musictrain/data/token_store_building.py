@@ -27,6 +27,7 @@ from musictrain.data.token_shards import PIECES_PER_SHARD, Shard, read_shard, sh
 from musictrain.data.token_store import COLUMNS, FORMAT, StoreError, TokenStore, digest_of, digest_of_meta
 from musictrain.data.token_workers import make_shards
 from musictrain.data.tokenizers.protocol import Tokenizer
+from musictrain.runs.alerts import alert
 from musictrain.runs.atomic import sync_folder
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def open_or_build(
     workers: int | None = None,
     progress: bool = True,
     pieces_per_shard: int = PIECES_PER_SHARD,
+    verify: bool = False,
 ) -> TokenStore:
     """The token store of a corpus and a tokenizer, made if it is not there or not whole.
 
@@ -55,6 +57,7 @@ def open_or_build(
         workers: processes that encode; None means one for each CPU, if there is enough to do.
         progress: show how far it has come, on standard error.
         pieces_per_shard: how much work is done between two saves.
+        verify: read every token of what is there, half a second for a hundred million, and make it again if one has changed.
 
     Raises:
         ValueError: if the tokenizer refuses every piece; the message has the first reasons.
@@ -64,16 +67,23 @@ def open_or_build(
     key = store_key(corpus, tokenizer)
     for _ in range(ATTEMPTS):
         try:
-            return TokenStore.open(root / key)
+            return _opened(root / key, verify)
         except StoreError as fault:
             if (root / key).exists():
-                log.warning("%s It is built again.", fault)
+                alert(log, f"{fault} It is built again.", kind="data", advice="Look at the disk, or at what else writes there.")
         # Whoever published the store meanwhile took the shards away: then it is there to be opened.
         try:
             _build(corpus, tokenizer, root, key, workers, progress, pieces_per_shard)
         except FileNotFoundError:
             _clear_up(root, key)
     return TokenStore.open(root / key)
+
+
+def _opened(folder: Path, verify: bool) -> TokenStore:
+    store = TokenStore.open(folder)
+    if verify:
+        store.verify()
+    return store
 
 
 def store_key(corpus: Corpus, tokenizer: Tokenizer) -> str:
@@ -194,7 +204,7 @@ def _publish(assembled: Path, target: Path) -> None:
     """Rename the assembled folder to its place. What stands there already stays if it is whole, and is removed if not."""
     if target.exists():
         try:
-            TokenStore.open(target)
+            _opened(target, verify=True)
         except StoreError:
             aside = assembled.with_suffix(".broken.new")
             target.rename(aside)

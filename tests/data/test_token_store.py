@@ -219,6 +219,16 @@ def test_verify_reads_the_tokens_too(corpus: TinyCorpus, tmp_path: Path) -> None
         TokenStore.open(store.folder).verify()
 
 
+def test_tokens_that_have_changed_are_found_by_who_asks_for_it_and_made_again(corpus: TinyCorpus, tmp_path: Path, caplog: Any) -> None:
+    store = build(corpus, tmp_path)
+    flip_a_byte("tokens.bin")(store.folder)
+    with pytest.raises(StoreError, match=r"tokens\.bin has changed"):
+        build(corpus, tmp_path).verify()
+    build(corpus, tmp_path, verify=True).verify()
+    assert "tokens.bin has changed since it was written. It is built again." in caplog.text
+    assert [path.name for path in tmp_path.iterdir()] == [store.folder.name]
+
+
 def test_a_store_travels_as_the_name_of_its_folder(corpus: TinyCorpus, tmp_path: Path) -> None:
     store = build(corpus, tmp_path)
     sent = pickle.dumps(store)
