@@ -42,6 +42,7 @@ class NumberedBatches(Protocol):
         - ``transpose`` int64 (rows,): semitones the row was moved by
         - ``notes``, ``beats`` float32 (rows,): what the row's targets amount to
         - ``hidden`` bool (rows, window): tokens that are not to be read while training; there only if notes or bars are masked
+        - ``strange`` int64 (ids,): what stood in the store beyond the vocabulary, padding in ``tokens``; there only if anything did
         - ``number``: the batch number, an int
 
         Raises:
@@ -66,6 +67,7 @@ class BatchPlan:
         transposer: moves each row by a shift that keeps it inside the vocabulary; None leaves the music as it is.
         jitters: what else each row is moved by, each with the purpose of its draws.
         maskers: what is hidden of each row, likewise.
+        vocab_size: ids from there on are of a damaged store, and no token; None if nobody knows.
     """
 
     windows: Windows
@@ -75,6 +77,7 @@ class BatchPlan:
     transposer: Transposer | None = None
     jitters: Mapping[Purpose, Transposer] = field(default_factory=dict)
     maskers: Mapping[Purpose, Masker] = field(default_factory=dict)
+    vocab_size: int | None = None
     _permutations: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
     _chances: dict[Purpose, dict[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
 
@@ -134,7 +137,7 @@ class BatchPlan:
         notes, bars = Masker.of(tokenizer, "notes", mask_notes), Masker.of(tokenizer, "bars", mask_bars)
         masked = ((Purpose.MASKED_NOTES, notes), (Purpose.MASKED_BARS, bars))
         maskers = {purpose: masker for purpose, masker in masked if masker is not None}
-        return cls(windows, batch_size, seed, tokenizer.pad_id, transposer, jitters, maskers)
+        return cls(windows, batch_size, seed, tokenizer.pad_id, transposer, jitters, maskers, tokenizer.vocab_size)
 
     @property
     def num_batches(self) -> int:
@@ -147,15 +150,27 @@ class BatchPlan:
         tokens = np.full((len(mine), self.windows.window + 1), self.pad_id, np.int64)
         numbers = [number * self.batch_size + row for row in mine]
         rows = [self._fill(window, out) for window, out in zip(numbers, tokens, strict=True)]
+        strange = self._taken_out(tokens)
         semitones = np.zeros(len(mine), np.int64)
         if self.transposer is not None:
             tokens, semitones = self._moved(tokens, numbers, Purpose.TRANSPOSITION, self.transposer)
         for purpose, jitter in self.jitters.items():
             tokens, _ = self._moved(tokens, numbers, purpose, jitter)
         batch = as_tensors(number, tokens, rows, semitones)
+        if len(strange):
+            batch["strange"] = torch.from_numpy(strange)
         if self.maskers:
             batch["hidden"] = torch.from_numpy(self._hidden(tokens[:, :-1], numbers))
         return batch
+
+    def _taken_out(self, tokens: TokenIds) -> TokenIds:
+        """Put padding in the place of ids that are no tokens, which nothing after this could hold; gives back which there were."""
+        if self.vocab_size is None or tokens.max(initial=0) < self.vocab_size:
+            return tokens[:0, 0]
+        beyond = tokens >= self.vocab_size
+        strange = np.unique(tokens[beyond])
+        tokens[beyond] = self.pad_id
+        return strange
 
     def _moved(self, tokens: TokenIds, numbers: Sequence[int], purpose: Purpose, mover: Transposer) -> tuple[TokenIds, NDArray[np.int64]]:
         """Rows (rows, time), each moved by a shift of its own, and the shifts (rows,)."""

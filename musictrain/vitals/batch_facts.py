@@ -93,7 +93,10 @@ def facts_of(batch: Any, tables: TokenTables = NOTHING_KNOWN) -> BatchFacts:
     tokens = batch.get("tokens") if isinstance(batch, Mapping) else batch
     if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         return BatchFacts()
-    facts = BatchFacts(rows=len(tokens), num_tokens=len(tokens) * (tokens.shape[1] - 1), unseen=_unseen(tokens, tables.known))
+    strange = batch.get("strange") if isinstance(batch, Mapping) else None
+    unseen = tuple(strange[:MOST_UNSEEN].tolist()) if isinstance(strange, Tensor) else ()
+    facts = BatchFacts(rows=len(tokens), num_tokens=len(tokens) * (tokens.shape[1] - 1), unseen=unseen)
+    facts += BatchFacts(unseen=_unseen(tokens, tables.known))
     return facts + _told(batch, tokens, tables.sounding) if isinstance(batch, Mapping) else facts
 
 

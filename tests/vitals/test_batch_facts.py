@@ -43,6 +43,22 @@ def test_a_token_that_no_piece_and_no_transposition_has_is_found(datamodule: Mus
     assert facts_of(batch, tables).unseen == (10_000,)
 
 
+def test_ids_that_are_no_tokens_become_padding_that_tells_of_itself(tmp_path: Path) -> None:
+    data = MusicDataModule(str(write_corpus(tmp_path / "frames.json")), window=32, batch_size=4, cache_dir=str(tmp_path), transpose=(-2, 2))
+    tables, plan = tables_of(data), data.train_plan()
+    before = plan.batch(0)
+    piece, start = int(before["piece"][1]), int(before["start"][1])
+    with (data.store.folder / "tokens.bin").open("r+b") as file:
+        file.seek(2 * (int(data.store.offset[piece]) + start + 5))
+        file.write(bytes([250, 250, 251, 250]))
+    batch = plan.batch(0)
+    assert batch["strange"].tolist() == [64_250, 64_251]
+    assert (batch["tokens"] != before["tokens"]).nonzero().tolist() == [[1, 5], [1, 6]]
+    assert batch["tokens"][1, 5:7].tolist() == [data.tokenizer.pad_id] * 2
+    assert facts_of(batch, tables).unseen == (64_250, 64_251)
+    assert "strange" not in before
+
+
 def test_a_row_without_a_note_is_silent_for_its_beats(datamodule: MusicDataModule) -> None:
     tables, batch = tables_of(datamodule), datamodule.train_plan().batch(0)
     rest = VoiceGrid().encode_frames([[-1, -1, -1, -1]])
