@@ -28,7 +28,7 @@ from musictrain import health
 from musictrain.health import DETECTORS, Detector, Settings, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Response, Responses, leaves_out
-from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of, guards_updates
+from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of, guards_updates, unseen_steps
 from musictrain.health.words import OF_BATCHES, advice_on, guilty_ranks, in_short, summed_up, what_was_done
 from musictrain.listening.window_places import places_of
 from musictrain.rolling_back import StepTrail, roll_back, why_not
@@ -123,13 +123,11 @@ class AnomalyAlerts(Callback):
         self._responses, self._rate, self._trail = Responses(), LoweredRate(), StepTrail()
         self._gauge: Gauge | None = None
         self._open_step: dict[str, Any] = {}
-        self._step = self._read_at = -1
-        self._tokens, self._times_back = 0.0, 0
+        self._step, self._read_at, self._tokens, self._times_back = -1, -1, 0.0, 0
         self._moved: dict[str, float] = {}
         self._latest: Vitals | None = None
         self._going_back: Response | None = None
-        self._skipped = False
-        self._run_name = ""
+        self._skipped, self._run_name = False, ""
         self._known: set[tuple[str, int]] = set()
         self._counted: dict[str, Any] = {}
 
@@ -190,13 +188,11 @@ class AnomalyAlerts(Callback):
             guards=guards_updates(self._detectors),
         )
 
-    def on_exception(self, *args: Any) -> None:
-        """Leave everything as it was."""
-        self._let_go()
-
     def teardown(self, *args: Any, **kwargs: Any) -> None:
         """Leave everything as it was."""
         self._let_go()
+
+    on_exception = teardown
 
     def _let_go(self) -> None:
         self._rate.give_back()
@@ -353,8 +349,10 @@ class AnomalyAlerts(Callback):
         if response is None:
             return
         finding = response.finding
-        batches = self._trail.batches(trainer, finding.began, max(trainer.global_step, finding.began))
-        instead = self._responses.refused(response, roll_back(trainer, reason=finding.sentence(), step=finding.began, batches=batches))
+        over = self._trail.batches(trainer, finding.began, max(trainer.global_step, finding.began))
+        delay = unseen_steps(self._detectors[finding.kind].settings, self.every_n_steps)
+        asked: dict[str, Any] = {"reason": finding.sentence(), "kind": finding.kind, "step": finding.began, "delay": delay}
+        instead = self._responses.refused(response, roll_back(trainer, batches=over, **asked))
         self._stop(trainer, instead)
         self._tell(trainer, instead, Vitals(trainer.global_step, {}))
 

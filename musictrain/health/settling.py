@@ -13,6 +13,9 @@ from musictrain.suggestions import did_you_mean
 BEFORE_UPDATE = {"non_finite", "loss_spike", "gradient_spike", "divergence", "plateau", "layers", "entropy", "loss_scale", "data"}
 """What is known before a step is taken, so that it need not be."""
 
+AT_LOOKS = {"updates", "layers", "entropy"}
+"""What is not measured at every step, and spoils what is saved between two looks."""
+
 OUTSIDE = {"throughput", "data_wait", "memory", "slow_rank"}
 """What is wrong with the machine or the program, and no way of training mends."""
 
@@ -35,6 +38,16 @@ def detectors_of(given: Mapping[str, Settings | Mapping[str, Any] | None]) -> di
 def guards_updates(detectors: Mapping[str, Detector]) -> bool:
     """Whether updates that are not finite are not to be made."""
     return "non_finite" in detectors and detectors["non_finite"].settings.action not in ("log", "alert")
+
+
+def unseen_steps(settings: Settings, every_n_steps: int) -> int:
+    """Optimizer steps before the one at which a finding is told, in which what it is about may have begun unseen.
+
+    Weights, layers and predictions are looked at now and then, and some must be so at several looks in a row.
+    """
+    if settings.kind not in AT_LOOKS:
+        return 0
+    return every_n_steps * (1 if settings.kind == "updates" else int(getattr(settings, "patience", 1))) - 1
 
 
 def settled(key: str, kind: type[Settings], given: Settings | Mapping[str, Any] | None) -> Settings:

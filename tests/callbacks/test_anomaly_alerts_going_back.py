@@ -10,9 +10,10 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from musictrain.health import GradientSpike, NonFinite
+from musictrain.health import GradientSpike, NonFinite, Updates
 from musictrain.runs import RunFolder
 from musictrain.runs.records import read_records
+from musictrain.runs.rollbacks import FILE_NAME, read_rollbacks
 from musictrain.runs.status import read_status
 from tests.callbacks.sick_runs import Quiet, heard
 from tests.rolling_back.going_back import fit, never_met
@@ -50,9 +51,39 @@ def test_nan_in_a_batch_is_gone_back_from_and_the_batch_passed_over(tmp_path: Pa
     assert sick.seen == [*range(8), 6, 8, 9, 10, 11, 12]
     never_met(clean, other, (7, 7))
     assert all(map(torch.equal, module.state_dict().values(), other.state_dict().values()))
-    events = [event["event"] for event in read_records(run.events)]
+    records = list(read_records(run.events))
+    events = [event["event"] for event in records]
     assert events.index("alert") < events.index("rolled_back")
+    assert records[events.index("rolled_back")]["kind"] == "non_finite"
     assert not watch.stopped_by_guard
+
+
+class HighRate(Callback):
+    """The learning rate is far too high from one batch on, in the first fit."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self._fits = batch, 0
+
+    def setup(self, trainer: Any, pl_module: Any, stage: str) -> None:
+        self._fits += 1
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        if self._fits == 1 and trainer.global_step >= self.batch:
+            optimizer.param_groups[0]["lr"] = 10.0
+
+
+def test_what_was_saved_between_two_looks_is_not_gone_back_to(tmp_path: Path) -> None:
+    # Looks at steps 5 and 10, versions at 6 and 9 and after: that of step 9 is spoiled already, as that of step 6 might be.
+    module = new_module()
+    watch = Quiet(updates=Updates(action="roll_back", least=1), every_n_steps=5)
+    with heard() as alerts:
+        trainer = fit(RunFolder(tmp_path), module, HighRate(7), watch)
+    assert trainer.global_step == 12
+    assert [(alert["kind"], alert["step"]) for alert in alerts] == [("updates", 10)]
+    (back,) = read_rollbacks(tmp_path / FILE_NAME)
+    assert (back.kind, back.step, back.trusted) == ("updates", 10, 5)
+    assert 0 < back.to <= 5
+    assert max(float(weight.abs().max()) for weight in module.parameters()) < 5.0
 
 
 def test_two_bad_batches_are_gone_back_from_one_after_the_other(tmp_path: Path) -> None:
