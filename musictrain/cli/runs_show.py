@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import asdict
 from typing import Any
 
 from musictrain.checkpoints.catalog import Version, best_versions, list_versions
@@ -18,6 +19,8 @@ from musictrain.runs import find_run
 from musictrain.runs.folder import BEST_METRIC, RunFolder
 from musictrain.runs.index import RunIndex
 from musictrain.runs.lineage import parents_of
+from musictrain.runs.rollbacks import FILE_NAME as ROLLBACKS
+from musictrain.runs.rollbacks import read_rollbacks
 from musictrain.runs.status import ACTIVE, ENDED, STALE
 from musictrain.runs.summary import shown
 
@@ -25,6 +28,7 @@ Facts = list[tuple[str, str]]
 
 MOST_GENERATIONS = 6
 MOST_CHILDREN = 12
+MOST_TURNS = 6
 PAGES = ("dashboard.html", "report.html", "curves.png", "config.yaml", "train.log", "data_report.md")
 
 
@@ -49,7 +53,7 @@ def _show(options: argparse.Namespace, index: RunIndex, run: RunFolder) -> int:
     if options.json:
         print(json.dumps(as_json(index, run, record, metrics, versions), indent=1))
         return FINISHED
-    facts = [*standing(record), *attention(record), *about(record), *descent(index, run), *stored(run, versions)]
+    facts = [*standing(record), *turns(run), *attention(record), *about(record), *descent(index, run), *stored(run, versions)]
     lines = [f"{inert(run.name)}  {in_colour(record['state'] or '', record['state'] or '')}", *labelled(facts)]
     of_interest_here, left_out = of_interest(metrics, everything=options.all)
     lines += ["", *metric_lines(of_interest_here), *left_out] if metrics else []
@@ -67,6 +71,7 @@ def as_json(index: RunIndex, run: RunFolder, record: dict[str, Any], metrics: An
         "parents": [vars(parent) for parent in parents_of(run)],
         "children": index.children_of(run.name),
         "versions": [version.name for version in versions],
+        "rollbacks": [asdict(rollback) for rollback in read_rollbacks(run.path / ROLLBACKS)],
         "files": [path.name for path in sorted(run.path.iterdir())],
     }
 
@@ -90,6 +95,18 @@ def standing(record: dict[str, Any]) -> Facts:
         ("speed", f"{record['tokens_per_second']:,.0f} tokens/s" if record["tokens_per_second"] else ""),
         ("best", f"{inert(best['metric'])} {figure(best['value'])}{at}" if best["value"] is not None else ""),
     ]
+
+
+def turns(run: RunFolder) -> Facts:
+    """How often it has gone back, and the batches that it has passed over since."""
+    backs = read_rollbacks(run.path / ROLLBACKS)
+    if not backs:
+        return []
+    often, last = "once" if len(backs) == 1 else f"{len(backs):,} times, at last", backs[-1]
+    over = [back.passed_over for back in backs if back.passed_over]
+    more = f" and more, see {ROLLBACKS}" if len(over) > MOST_TURNS else ""
+    passes = f"; passes over {', '.join(over[:MOST_TURNS])}{more}" if over else ""
+    return [("went back", f"{often} from step {last.step:,} to step {last.to:,}{passes}")]
 
 
 def attention(record: dict[str, Any]) -> Facts:

@@ -98,6 +98,10 @@ def test_a_fit_goes_back_says_so_and_finishes(tmp_path: Path, corpus: Path, caps
     assert (ended.state, ended.step, ended.attempt) == ("finished", 8, 2)
     assert [(each.first, each.to, each.settled) for each in read_rollbacks(run.path / FILE_NAME)] == [(4, 4, True)]
     assert not list(run.path.glob("samples/step_000006"))
+    _, told, _ = type_command(capsys, "runs", "show", run.path, "--runs", run.path.parent)
+    assert re.search(r"^  went back +once from step 6 to step 4; passes over batch 4$", told, re.MULTILINE)
+    _, told, _ = type_command(capsys, "runs", "show", run.path, "--runs", run.path.parent, "--json")
+    assert [(each["to"], each["first"], each["settled"]) for each in json.loads(told)["rollbacks"]] == [(4, 4, True)]
 
 
 def last_of(run: RunFolder) -> Path:
