@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from musictrain.checkpoints.circumstances import circumstances_of
+from musictrain.dashboard.event_reading import ACTIONS
 from musictrain.replay.found import Replayed
 from musictrain.replay.scores import changes_since, jump_of
 from musictrain.replay.writing import Told
@@ -58,11 +59,14 @@ def jump(of: Replaying, result: Replayed) -> Iterator[str]:
 
 
 def alerts(of: Replaying, told: Told) -> Iterator[str]:
-    """What the run said of the step, and the loss that it said it of."""
+    """What the run said of the step, the loss that it said it of, and what it did."""
     for event in told.said:
         loss = event.get("loss")
         again = f" It was said of a loss of {loss:.6f}." if isinstance(loss, float) else ""
-        yield f"The run said: {event.get('message') or event.get('reason') or event.get('event')}{again}"
+        if event["event"] in ACTIONS:
+            yield f"What the run did: {ACTIONS[event['event']](event)}."
+        else:
+            yield f"The run said: {event.get('message') or event.get('reason') or event['event']}{again}"
 
 
 def advice(of: Replaying, cli: ReplayCLI, told: Told) -> Iterator[str]:

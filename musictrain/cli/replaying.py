@@ -284,7 +284,7 @@ class Replaying:
         compared = compare(self.recorded, result) if result is not None else []
         told = Told(self.run.name, self.step, rows, result=result, compared=compared, line=self.recorded.line, since=self.recorded.since)
         told.pieces, told.tokens = score_pieces(rows), worst_tokens(rows, cli.datamodule.tokenizer)
-        told.said = said_at(self.run, self.step)
+        told.said = said_at(self.run, self.step, self.attempt)
         told.intro = list(intro(self, cli, told, batches))
         told.advice = [*self.notes, *advice(self, cli, told)]
         return told

@@ -182,7 +182,16 @@ def seconds_per_step(run: RunFolder) -> float | None:
     return statistics.median(pace) if pace else None
 
 
-def said_at(run: RunFolder, step: int) -> list[dict[str, Any]]:
-    """What the run's events say of a step: alerts, and what was done."""
+def said_at(run: RunFolder, step: int, attempt: Attempt | None = None) -> list[dict[str, Any]]:
+    """What the run's events say of a step: alerts, and what was done. With an attempt nothing that was said of another branch: before the
+    run went back and did that step with other batches, or after it had."""
     kinds = ("alert", "skipped", "lr_reduced", "rolled_back")
-    return [event for event in read_records(run.events) if event.get("event") in kinds and event.get("step") == step]
+    branches: list[list[dict[str, Any]]] = [[]]
+    wanted = 0
+    for event in read_records(run.events):
+        branches[-1].append(event)
+        if event.get("event") == "rolled_back":
+            branches.append([])
+            wanted += attempt is not None and float(event.get("time") or 0.0) <= attempt.began
+    events = branches[wanted] if attempt is not None else [event for branch in branches for event in branch]
+    return [event for event in events if event.get("event") in kinds and event.get("step") == step]

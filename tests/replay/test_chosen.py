@@ -155,3 +155,19 @@ def test_what_was_said_at_a_step_is_found_among_the_events(tmp_path: Path) -> No
     run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
     assert [event["message"] for event in said_at(run, 7)] == ["high"]
     assert [event["event"] for event in said_at(run, 8)] == ["skipped"]
+
+
+def test_what_was_said_on_another_branch_is_not_said_of_this_one(tmp_path: Path) -> None:
+    run = a_run(tmp_path, marker(1, 0, 1.0), row(10, 1.0), marker(2, 4, 11.0), row(10, 1.0), marker(3, 8, 21.0), row(10, 1.0))
+    events: list[dict[str, Any]] = [
+        {"time": 9.0, "event": "alert", "step": 7, "message": "spoiled"},
+        {"time": 10.0, "event": "rolled_back", "step": 7, "to": 4},
+        {"time": 12.0, "event": "alert", "step": 7, "message": "again"},
+        {"time": 15.0, "event": "alert", "step": 9, "message": "told before the resume"},
+    ]
+    run.events.write_text("".join(json.dumps(event) + "\n" for event in events))
+    first, second, third = attempts_of(run.metrics)
+    assert [event.get("message", event["event"]) for event in said_at(run, 7, first)] == ["spoiled", "rolled_back"]
+    assert [event["message"] for event in said_at(run, 7, second)] == ["again"]
+    # A resume is no other branch: what was told before it is not told again.
+    assert [event["message"] for event in said_at(run, 9, third)] == ["told before the resume"]
