@@ -82,7 +82,8 @@ class TokenTables:
 
     def to(self, device: torch.device) -> TokenTables:
         """The same where batches lie."""
-        return TokenTables(*(None if table is None else table.to(device) for table in (self.known, self.sounding)), self.pad_id)
+        known, sounding = (None if table is None else table.to(device) for table in (self.known, self.sounding))
+        return TokenTables(known, sounding, self.pad_id)
 
 
 NOTHING_KNOWN = TokenTables()
