@@ -1,6 +1,6 @@
-"""Fits of several processes that go back, forked from one program; each run leaves its folder.
+"""Fits of several processes that go back, forked from one program; each strategy's runs leave a folder of its name.
 
-python -m tests.rolling_back.spread_runs FOLDER ddp
+python -m tests.rolling_back.spread_runs FOLDER
 """
 
 from __future__ import annotations
@@ -61,15 +61,16 @@ def train(folder: Path, corpus: Path, strategy: str, meets: bool) -> None:
     torch.save({"state": dict(state), "seen": spoiler.seen, "step": trainer.global_step}, folder / f"rank{trainer.global_rank}.pt")
 
 
-def run(folder: Path, strategy: str) -> None:
-    """A run that meets the bad batch, and one that never does."""
+def run_all(folder: Path) -> None:
+    """By each strategy a run that meets the bad batch, and one that never does."""
     corpus = write_corpus(folder / "frames.json", pieces=6)
     MusicDataModule(str(corpus), window=32, batch_size=4).prepare_data()
-    for name in ("spoiled", "straight"):
-        RunFolder(folder / name).path.mkdir()
-        run_ranks(STRATEGIES[strategy][0], train, folder / name, corpus, strategy, name == "spoiled")
+    for strategy, (devices, _) in STRATEGIES.items():
+        for name in ("spoiled", "straight"):
+            RunFolder(folder / strategy / name).path.mkdir(parents=True)
+            run_ranks(devices, train, folder / strategy / name, corpus, strategy, name == "spoiled")
 
 
 if __name__ == "__main__":
     warnings.filterwarnings("ignore")
-    run(Path(sys.argv[1]), sys.argv[2])
+    run_all(Path(sys.argv[1]))

@@ -135,7 +135,7 @@ def places(begun: RunFolder, disk: Path) -> list[int]:
 
 
 def check_kills(begun: RunFolder, straight: RunFolder, disk: Path, places: list[int]) -> tuple[set[str], int]:
-    """Kill there, each time from the beginning; gives back at which kinds of operations, and how often after the going back was asked for."""
+    """Kill there, each time from the beginning; gives back at which kinds of operations, and how often after it was asked to go back."""
     struck, after = set[str](), 0
     for at in places:
         run = RunFolder(disk / f"killed_{at}")

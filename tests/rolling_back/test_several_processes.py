@@ -17,21 +17,26 @@ from tests.rolling_back.spread_runs import BAD, STRATEGIES
 pytestmark = pytest.mark.slow
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-def test_all_ranks_go_back_alike_and_end_in_the_bits_of_a_run_that_never_met_the_batch(
-    strategy: str, tmp_path: Path, repository: Path
-) -> None:
-    words = [sys.executable, "-m", "tests.rolling_back.spread_runs", str(tmp_path), strategy]
-    done = subprocess.run(words, capture_output=True, text=True, timeout=300, cwd=repository)
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory, repository: Path) -> Path:
+    """Where the runs of all strategies are."""
+    folder = tmp_path_factory.mktemp("spread")
+    words = [sys.executable, "-m", "tests.rolling_back.spread_runs", str(folder)]
+    done = subprocess.run(words, capture_output=True, text=True, timeout=600, cwd=repository)
     assert done.returncode == 0, done.stderr[-3000:]
+    return folder
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_all_ranks_go_back_alike_and_end_in_the_bits_of_a_run_that_never_met_the_batch(strategy: str, folder: Path) -> None:
     for rank in range(STRATEGIES[strategy][0]):
-        spoiled, straight = (load(tmp_path / name / f"rank{rank}.pt") for name in ("spoiled", "straight"))
+        spoiled, straight = (load(folder / strategy / name / f"rank{rank}.pt") for name in ("spoiled", "straight"))
         assert spoiled["step"] == straight["step"] == 8
         assert spoiled["seen"] == [0, 1, 2, 3, BAD, BAD + 1, 5, 6, 7, 8]
         assert straight["seen"] == [0, 1, 2, 3, 5, 6, 7, 8]
         assert spoiled["state"].keys() == straight["state"].keys()
         assert all(torch.equal(value, straight["state"][name]) for name, value in spoiled["state"].items())
-    run = RunFolder(tmp_path / "spoiled")
+    run = RunFolder(folder / strategy / "spoiled")
     assert [(each.first, each.to, each.settled) for each in read_rollbacks(run.path / FILE_NAME)] == [(BAD, 4, True)]
     assert [event["event"] for event in read_records(run.events)].count("rolled_back") == 1
 
