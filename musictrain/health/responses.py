@@ -120,7 +120,7 @@ class Responses:
         self._skipped = {kind: int(step) for kind, step in state.get("skipped", {}).items()}
 
 
-def is_vain(action: Action, finding: Finding) -> bool:
+def is_vain(action: Action | str, finding: Finding) -> bool:
     """Whether doing this cannot help: weights that are not finite do not mend by leaving updates out or making them smaller."""
     return action in ("skip", "reduce_lr") and finding.kind == "non_finite" and finding.details.get("of") == "weights"
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-
-from musictrain.health.responses import Response
+from musictrain.health.responses import Response, is_vain
 
 OF_BATCHES = {"non_finite", "loss_spike", "gradient_spike", "data"}
 """Kinds that one batch can bring about: an alert says what was in it."""
@@ -28,7 +27,8 @@ def what_was_done(response: Response, *, lr_factor: float, lr_steps: int, left_o
     """
     of = f" ({response.attempt} of {response.attempts})" if response.attempts and response.action != "roll_back" else ""
     before = {"skip": "Leaving out updates", "reduce_lr": "A lower learning rate", "roll_back": "Going back"}.get(str(response.after), "")
-    helpless = f"{before} did not help: " if before else ""
+    tense = "would" if is_vain(response.after, response.finding) else "did"
+    helpless = f"{before} {tense} not help: " if before else ""
     skipped = "the update of this step is left out"
     words = {
         "log": "",

@@ -50,6 +50,14 @@ def test_weights_that_are_not_finite_are_not_met_with_smaller_steps() -> None:
     assert answers(NonFinite(action="skip"), [bad(3, "weights")]) == ["roll_back"]
 
 
+def test_what_was_not_tried_is_not_said_to_have_failed() -> None:
+    for of, words in (("weights", "would not help"), ("gradients", "did not help")):
+        detector, responses = NonFinite(action="skip", attempts=1).detector(), Responses()
+        response = [responses.to(detector, detector.see(bad(step, of))) for step in (1, 2)][0 if of == "weights" else 1]
+        assert response is not None
+        assert what_was_done(response, lr_factor=0.1, lr_steps=5, left_out=True).startswith(f"Leaving out updates {words}: ")
+
+
 @pytest.mark.parametrize("action", ["alert", "log"])
 def test_what_only_tells_tells_once_when_it_begins_and_once_when_it_is_over(action: str) -> None:
     settings = NonFinite(action=action, calm=2)  # type: ignore[arg-type]
