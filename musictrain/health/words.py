@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Mapping, Sequence
+
 from musictrain.health.responses import Response, is_vain
 
 OF_BATCHES = {"non_finite", "loss_spike", "gradient_spike", "data"}
