@@ -117,23 +117,26 @@ def attempt_of_step(run: RunFolder, step: int, number: int | None = None) -> Att
 
 
 def reach_of(run: RunFolder, attempt: Attempt, attempts: Sequence[Attempt]) -> int:
-    """The highest step that an attempt has come to, by its rows, its events and the goings back that it asked for.
+    """The highest step that an attempt has come to, by its rows, its events, the goings back that it asked for, and where the next began.
 
-    A step that a run turned back from has left no row.
+    A step that a run turned back from has left no row, nor may one that was done before a kill.
     """
-    ended = min((each.began for each in attempts if each.number > attempt.number), default=math.inf)
+    later = [each for each in attempts if each.number > attempt.number]
+    ended = min((each.began for each in later), default=math.inf)
     records = [*read_records(run.events), *read_records(run.path / FILE_NAME)]
     during = [record for record in records if attempt.began <= float(record.get("time") or 0.0) < ended]
-    return max([attempt.last_step, *(step_of(record) or 0 for record in during)])
+    return max([attempt.last_step, *(each.from_step for each in later[:1]), *(step_of(record) or 0 for record in during)])
 
 
 def recorded_until(run: RunFolder, step: int, attempt: Attempt, key: str = LOSS) -> Recorded:
     """The line of the records that holds a step, as it stood at the end of an attempt."""
-    counting = CountingRows()
+    counting, carried = CountingRows(), math.inf
     for row in lines_of(run.metrics):
         if is_marker(row) and isinstance(row.get("attempt"), int) and row["attempt"] > attempt.number:
-            break
-        counting.add([row])
+            carried = min(carried, row["from_step"])
+        # Of what a later attempt has written, rows of steps before it are the earlier one's: a kill had kept them from the file.
+        elif carried == math.inf or (step_of(row) or math.inf) <= carried:
+            counting.add([row])
     rows = [(each, row) for row in counting.rows() if (each := step_of(row)) is not None and key in row]
     before = max((each for each, _ in rows if each < step), default=0)
     line = min((each for each, _ in rows if each >= step), default=None)

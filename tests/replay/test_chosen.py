@@ -84,6 +84,16 @@ def test_the_line_is_that_of_the_records_as_the_attempt_left_them(
     assert (recorded.line, recorded.since, recorded.values["train/loss"]) == (line, since, loss)
 
 
+def test_a_line_that_a_kill_kept_from_the_file_is_that_of_the_attempt_before(tmp_path: Path) -> None:
+    # The version of step 15 knew of its line, and the resumed run wrote it down.
+    lines = (marker(1, 0, 100.0), row(12, 3.0), marker(2, 15, 200.0), row(15, 2.0), row(18, 1.0, attempt=2))
+    run = a_run(tmp_path, *lines)
+    recorded = recorded_until(run, 14, attempt_of_step(run, 14))
+    assert (recorded.attempt.number, recorded.line, recorded.since, recorded.values["train/loss"]) == (1, 15, 13, 2.0)
+    # What came later is not its own.
+    assert recorded_until(run, 16, attempts_of(run.metrics)[0]).line is None
+
+
 def test_a_step_that_the_run_turned_back_from_has_left_no_row_and_is_known(tmp_path: Path) -> None:
     run = a_run(tmp_path, marker(1, 0, 100.0), row(10, 3.0), marker(2, 8, 200.0), row(10, 2.0, attempt=2))
     (run.path / "rollbacks.jsonl").write_text(json.dumps({"time": 150.0, "number": 1, "step": 14, "to": 8}) + "\n")
