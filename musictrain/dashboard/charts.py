@@ -45,6 +45,22 @@ TITLES = {
     "train/tokens_not_finite": ("Tokens left out of the loss, which is not finite there", ""),
     "train/tokens_per_second": ("Tokens per second, training steps alone", ""),
 }
+# What AnomalyAlerts has seen at its looks: chart, section, title, unit, the word in the chart.
+HEALTH = {
+    "loss": ("health/loss", "learning", "Loss of single steps", "", "loss"),
+    "gradient_norm": ("gradient norm", "learning", "Gradient norm", "", "seen at looks"),
+    "lr_factor": ("health/lr_factor", "learning", "Learning rate, lowered after an alert", "", "factor"),
+    "loss_scale": ("health/loss_scale", "learning", "Loss scale", "", "loss scale"),
+    "entropy": ("health/entropy", "learning", "Entropy of the predictions", "nats", "entropy"),
+    "update_ratio": ("health/update_ratio", "learning", "Update as a share of the weights, in the middle", "", "share"),
+    "update_ratio_max": ("health/update_ratio_max", "learning", "Update as a share of the weights, at most", "", "share"),
+    "dead_units_max": ("health/units", "learning", "Dead or saturated units of the worst layer", "share", "dead"),
+    "saturated_units_max": ("health/units", "learning", "Dead or saturated units of the worst layer", "share", "saturated"),
+    "tokens_per_second": ("health/tokens_per_second", "machine", "Tokens per second, between looks", "", "tokens per second"),
+    "data_wait": ("health/data_wait", "machine", "Waiting for data, longest of all ranks", "share", "waiting for data"),
+    "memory_mib": ("health/memory_mib", "machine", "Memory held, most of all ranks", "MiB", "memory"),
+    "slowest_rank": ("health/slowest_rank", "machine", "Slowest rank, times the usual one", "", "slowest rank"),
+}
 # The order within a section; what is not named here follows by its name.
 FIRST: tuple[str, ...] = (
     *("loss", "learning rate", "gradient norm", "nats_per_note", "bits_per_beat"),
@@ -94,6 +110,9 @@ def _place(key: str) -> tuple[Chart, str]:
     if match := RANK.match(key):
         title, unit = TITLES.get(f"speed/{match[2]}", (_words(match[2]), ""))
         return Chart(f"rank/{match[2]}", "machine", f"{title}, by rank", unit), f"rank {match[1]}"
+    if (told := HEALTH.get(key.removeprefix("health/"))) and key.startswith("health/"):
+        name, section, title, unit, word = told
+        return Chart(name, section, title, unit), word
     if match := SHARE.match(key):
         return Chart("where the time goes", "machine", "Where the time goes", "share", "stack"), match[1]
     if MACHINE.search(key) or key == TOKENS:

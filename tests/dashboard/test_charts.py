@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from musictrain.dashboard.charts import charts_of, is_musical
+from musictrain.dashboard.charts import HEALTH, charts_of, is_musical
 from musictrain.dashboard.score_words import SCORES
+from musictrain.health.words import SHOWN, summed_up
 from musictrain.metrics import MEASURES
 from musictrain.metrics.chorale_rules import RULES
 from musictrain.sampling.scores import COPYING
@@ -35,6 +36,19 @@ def test_parts_of_the_time_are_one_stack_and_ranks_one_chart_each() -> None:
         ("Waiting for data", "lines", ["waiting for data"]),
         ("Waiting for data, by rank", "lines", ["rank 0", "rank 1"]),
     ]
+
+
+def test_what_alerts_look_at_has_words_and_leaves_the_curve_of_the_learning_rate_alone() -> None:
+    kept = {"entropy": 1.0, "update_ratio/a": 0.1, "dead/a": 0.1, "saturated/a": 0.1, "memory": 1.0, "rank_seconds/0": 1.0}
+    logged = {*summed_up({**dict.fromkeys(SHOWN, 1.0), **kept}), "lr_factor"}
+    assert logged == set(HEALTH)
+    charts = charts_of([*(f"health/{name}" for name in logged), "train/lr", "train/gradient_norm"])
+    assert [curves for chart in charts for curves in [chart.curves] if chart.title == "Learning rate"] == [[("train/lr", "rate")]]
+    assert not [chart.title for chart in charts if "ealth" in chart.title]
+    labels = {chart.title: [label for _, label in chart.curves] for chart in charts}
+    assert labels["Dead or saturated units of the worst layer"] == ["dead", "saturated"]
+    assert labels["Gradient norm"] == ["norm", "seen at looks"]
+    assert sum(chart.section == "machine" for chart in charts) == 4
 
 
 def test_what_matters_most_comes_first() -> None:
