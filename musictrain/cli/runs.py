@@ -146,7 +146,7 @@ def _add_best(parser: CommandParser) -> None:
 
 
 def _add_compare(parser: CommandParser) -> None:
-    parser.add_argument("--all", action="store_true", help="settings that are the same and metrics of the machine, too")
+    parser.add_argument("--all", action="store_true", help="settings that are the same and metrics of machine and health, too")
 
 
 def _add_overview(parser: CommandParser) -> None:
@@ -162,7 +162,7 @@ def _add_tags(parser: CommandParser) -> None:
 _ADD = {
     "list": _add_list,
     "best": _add_best,
-    "show": lambda parser: parser.add_argument("--all", action="store_true", help="metrics of the machine, too"),
+    "show": lambda parser: parser.add_argument("--all", action="store_true", help="metrics of machine and health, too"),
     "compare": _add_compare,
     "overview": _add_overview,
     "tag": _add_tags,

@@ -17,7 +17,8 @@ from musictrain.runs.index import RunIndex
 from musictrain.runs.rows import VETOED
 
 MISSING = "-"
-MACHINE = "speed/"
+# Of the machine, and of what AnomalyAlerts looks at.
+ASIDE = ("speed/", "health/")
 OF_THE_MACHINE = ("speed/tokens_per_second", "speed/mfu", "speed/memory_peak_mib")
 
 
@@ -63,7 +64,7 @@ def metrics_of(index: RunIndex, runs: Sequence[RunFolder]) -> dict[str, list[dic
     ]
     keys = sorted(
         {key for each in found for key in each},
-        key=lambda key: (key != BEST_METRIC, not key.startswith("val/"), key.startswith(MACHINE), key),
+        key=lambda key: (key != BEST_METRIC, not key.startswith("val/"), key.startswith(ASIDE), key),
     )
     return {key: [each.get(key) for each in found] for key in keys}
 
@@ -71,9 +72,9 @@ def metrics_of(index: RunIndex, runs: Sequence[RunFolder]) -> dict[str, list[dic
 def of_interest(metrics: dict[str, Any], *, everything: bool) -> tuple[dict[str, Any], list[str]]:
     """The metrics that a person looks for first, and what there is to say besides: how many more, and that vetoed steps do not compete."""
     values = {key: value for key, value in metrics.items() if key != VETOED}
-    shown = {key: value for key, value in values.items() if everything or not key.startswith(MACHINE) or key in OF_THE_MACHINE}
+    shown = {key: value for key, value in values.items() if everything or not key.startswith(ASIDE) or key in OF_THE_MACHINE}
     num = len(values) - len(shown)
-    lines = [f"and {num} more of the machine: --all shows them"] if num else []
+    lines = [f"and {num} more of machine and health: --all shows them"] if num else []
     return shown, lines + (
         ["Steps that were vetoed are neither lowest nor highest: none of them is to be called best."] if VETOED in metrics else []
     )

@@ -270,13 +270,14 @@ def test_compare_tells_the_settings_that_differ_and_the_metrics(capsys: Any, run
 
 
 @pytest.mark.parametrize("words", [["show", "calm-fugue"], ["compare", "calm-fugue", "brisk-gigue"]])
-def test_what_the_machine_did_is_told_in_short(capsys: Any, runs: Path, words: list[str]) -> None:
-    shares = {"speed/data_share": 0.5, "speed/other_share": 0.5, "speed/tokens_per_second": 100.0}
+def test_what_the_machine_did_and_how_well_it_was_is_told_in_short(capsys: Any, runs: Path, words: list[str]) -> None:
+    shares = {"speed/data_share": 0.5, "speed/other_share": 0.5, "speed/tokens_per_second": 100.0, "health/entropy": 2.0}
     append(RunFolder(runs / OLD).metrics, [{"step": 30, **shares}])
     out = typed(capsys, runs, *words)
     assert "speed/tokens_per_second" in out
     assert "data_share" not in out
-    assert "and 2 more of the machine: --all shows them\n" in out
+    assert "entropy" not in out
+    assert "and 3 more of machine and health: --all shows them\n" in out
     assert "data_share" in typed(capsys, runs, *words, "--all")
     assert "data_share" in typed(capsys, runs, *words, "--json")
 
