@@ -228,7 +228,7 @@ def seconds_since(began: float) -> float:
 
 def judged(fault: Fault, run: Run, told: Told) -> dict[str, Any]:
     """Whether it was found in time and at the right place."""
-    right = [alert for alert in told.alerts if alert["kind"] in fault.kinds and alert.get("step", 0) >= fault.first]
+    right = [alert for alert in told.alerts if alert["kind"] in fault.kinds and (alert.get("step") or 0) >= fault.first]
     others = [in_short(alert) for alert in told.alerts if not right or alert is not right[0]]
     if fault.first == 0:
         mended = [alert for alert in right if "tokens.bin has changed" in alert["message"] and "built again" in alert["message"]]
@@ -258,7 +258,7 @@ def is_said(alert: Mapping[str, Any], key: str, value: Any) -> bool:
 
 def in_short(alert: Mapping[str, Any]) -> str:
     """Kind and step."""
-    return f"{alert['kind']} at step {alert.get('step', 0)}"
+    return f"{alert['kind']} at step {alert.get('step') or 0}"
 
 
 def summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
