@@ -140,7 +140,7 @@ def run_all(folder: Path) -> None:
 def told(tmp_path_factory: Any, repository: Path) -> dict[str, list[dict[str, Any]]]:
     folder: Path = tmp_path_factory.mktemp("ranks")
     words = [sys.executable, "-m", "tests.callbacks.test_anomaly_alerts_ranks", str(folder)]
-    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=400)
+    done = subprocess.run(words, cwd=repository, capture_output=True, text=True, timeout=800)
     assert done.returncode == 0, done.stderr[-4000:]
     return {name: [json.loads(path.read_text()) for path in sorted(folder.glob(f"{name}.?.json"))] for name in CASES}
 

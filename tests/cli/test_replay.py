@@ -131,7 +131,7 @@ def test_a_run_that_was_killed_and_resumed_is_replayed_on_both_sides(corpus: Pat
     file = write_config(tmp_path / "config.yaml", config)
     words = [sys.executable, "-m", "musictrain", "fit", "--config", str(file), "--runs", str(tmp_path / "runs"), "--name", "heard"]
     process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    until = time.monotonic() + 120
+    until = time.monotonic() + 300
     try:
         while not any(run.last_step() >= 12 for run in list_runs(tmp_path / "runs")):
             assert time.monotonic() < until
