@@ -7,10 +7,10 @@ import math
 
 import pytest
 
-from musictrain.health import DETECTORS, NonFinite, Settings, Vitals
+from musictrain.health import DETECTORS, Layers, NonFinite, Settings, Updates, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Responses, leaves_out
-from musictrain.health.settling import BEFORE_UPDATE, OUTSIDE, detectors_of
+from musictrain.health.settling import BEFORE_UPDATE, OUTSIDE, detectors_of, unseen_steps
 from musictrain.health.words import advice_on, guilty_ranks, what_was_done
 
 
@@ -151,3 +151,15 @@ def test_the_advice_names_the_command_with_run_and_step() -> None:
     assert "`musictrain replay a-run --step 7`" in advice_on(response, "a-run")
     assert advice_on(response, "a-run").count("musictrain replay") == 1
     assert advice_on(response, "") == response.finding.advice
+
+
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        (NonFinite(), 0),  # seen before the update is made
+        (Updates(), 9),  # the look before was at the tenth step before
+        (Layers(patience=2), 19),
+    ],
+)
+def test_what_may_have_begun_before_it_is_told_is_not_trusted(settings: Settings, steps: int) -> None:
+    assert unseen_steps(settings, 10) == steps
