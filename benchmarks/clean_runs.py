@@ -42,10 +42,11 @@ def summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     alerts = Counter(alert["kind"] for run in runs.values() for alert in run["alerts"])
     return {
         "real_runs": len(runs),
-        "optimizer_steps_summary": sum(run["steps"] for run in runs.values()),
+        "optimizer_steps_of_real_runs": sum(run["steps"] for run in runs.values()),
         "false_alerts_in_real_runs": alerts.total(),
         "by_kind_in_real_runs": dict(alerts),
         "most_false_alerts_aimed_at": MOST_FALSE,
+        "real_runs_not_measured_yet": [run.name for run in clean_runs() if run.name not in runs],
     }
 
 

@@ -279,6 +279,7 @@ def summary(runs: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
         "furthest": max(measured_back, key=abs) if measured_back else None,
         "median": round(statistics.median(map(abs, measured_back)), 4) if measured_back else None,
         "target": WITHIN,
+        "not_measured_yet": [name for name in works(Path()) if name not in runs],
     }
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch import Callback
 from benchmarks.results_file import RESULTS, machine
 from benchmarks.stopping_runs import Ended, fit
 from musictrain.health import DETECTORS
+from musictrain.runs import atomic_write
 from musictrain.runs.records import read_records
 
 LOWEST, HIGHEST = 36, 81
@@ -164,13 +165,25 @@ class Results:
 
     def __init__(self, name: str, *, again: bool = False) -> None:
         self.path = RESULTS / f"{name}.json"
-        self.values: dict[str, Any] = json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
-        self.runs: dict[str, dict[str, Any]] = {} if again else dict(self.values.get("runs", {}))
+        if again and self.path.is_file():
+            self._write({**self._read(), "runs": {}})
         self._lock = threading.Lock()
+
+    @property
+    def runs(self) -> dict[str, dict[str, Any]]:
+        """What is known of each run, also from another program that measures at the same time."""
+        return dict(self._read().get("runs", {}))
+
+    def _read(self) -> dict[str, Any]:
+        return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
+
+    def _write(self, values: Mapping[str, Any]) -> None:
+        atomic_write(self.path, json.dumps(values, indent=2) + "\n")
 
     def measure(self, works: Mapping[str, Callable[[], dict[str, Any]]], at_once: int = 1) -> None:
         """Do what is not there yet, so many at once; one that fails says so and stops no other."""
-        left = {name: work for name, work in works.items() if name not in self.runs}
+        there = self.runs
+        left = {name: work for name, work in works.items() if name not in there}
         print(f"{len(works) - len(left)} of {len(works)} runs are there already.", flush=True)
         with ThreadPoolExecutor(at_once) as pool:
             futures = {pool.submit(work): name for name, work in left.items()}
@@ -182,11 +195,13 @@ class Results:
 
     def _keep(self, name: str, told: dict[str, Any]) -> None:
         with self._lock:
-            self.runs[name] = told
-            self.write({})
+            self.write({}, {name: told})
         print(f"{name}: {json.dumps(told)}", flush=True)
 
-    def write(self, values: Mapping[str, Any]) -> None:
-        """The file anew, with further values beside the runs."""
-        self.values = {**self.values, **values, "runs": dict(sorted(self.runs.items())), "machine": machine()}
-        self.path.write_text(json.dumps(self.values, indent=2) + "\n", encoding="utf-8")
+    def write(self, values: Mapping[str, Any], runs: Mapping[str, Any] | None = None) -> None:
+        """The file anew, with further values and further runs."""
+        before = self._read()
+        together = dict(sorted({**before.get("runs", {}), **(runs or {})}.items()))
+        before.pop("runs", None)
+        before.pop("machine", None)
+        self._write({**before, **values, "runs": together, "machine": machine()})
