@@ -7,7 +7,6 @@ import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-import lightning
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.strategies import FSDPStrategy, ModelParallelStrategy
@@ -22,14 +21,14 @@ from musictrain.contract import (
     blank_of,
     check_alignment,
     check_context,
-    check_token_range,
     check_vocabulary,
     network_vocab_size,
     special_tokens,
     tokens_of,
 )
 from musictrain.data.accumulation import steps_of_run
-from musictrain.losses import NextTokenLoss, check_loss_options, next_token_loss, token_nll
+from musictrain.losses import NextTokenLoss, check_loss_options, next_token_loss
+from musictrain.measuring_module import MeasuringModule
 from musictrain.micro_batches import MicroBatches, in_parts
 from musictrain.models.recomputing import recompute
 from musictrain.models.token_dropout import NoiseKind, check_blank, check_token_dropout, drop_tokens
@@ -47,7 +46,7 @@ from musictrain.optim.adaptive_clipping import check_ratio, check_weights_keep_t
 from musictrain.optim.gradients import gradient_norm, gradients_of, multiply
 from musictrain.optim.schedules import no_limit
 from musictrain.optim.shared_factory import SharedFactory
-from musictrain.running_sums import LikelihoodSums, StepTokens, TrainingSums, widest_dtype
+from musictrain.running_sums import StepTokens, TrainingSums
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ PLATEAU_KEY = "musictrain_plateau"
 MICRO_BATCHES_KEY = "musictrain_micro_batches"
 
 
-class MusicModule(lightning.LightningModule):
+class MusicModule(MeasuringModule):
     """Next-token training of any network with the contract tokens (batch, time) int64 -> logits (batch, time, vocab).
 
     A batch is an int64 tensor (batch, time + 1), or a mapping that holds one as ``tokens`` and may hold ``notes`` and ``beats``, (batch,):
@@ -121,14 +120,13 @@ class MusicModule(lightning.LightningModule):
         plateau: Plateau | None = None,
         micro_batches: int = 1,
     ) -> None:
-        super().__init__()
+        super().__init__(network, pad_id)
         check_token_dropout(token_dropout, token_dropout_kind)
         check_loss_options(label_smoothing, z_loss)
         if adaptive_clip is not None:
             check_ratio(adaptive_clip, "adaptive_clip")
         # Built from a configuration, the checkpoint keeps it whole, as plain values; objects given in Python are left out.
         self.save_hyperparameters(ignore=[] if _given_hyperparameters.get() else ["network", "optimizer", "schedule", "plateau"])
-        self.network = network
         self.optimizer_factory = SharedFactory(optimizer)
         self.schedule = schedule
         self.label_smoothing = label_smoothing
@@ -140,21 +138,14 @@ class MusicModule(lightning.LightningModule):
         self.token_dropout_kind: NoiseKind = token_dropout_kind
         self.adaptive_clip = adaptive_clip
         self._plateau = None if plateau is None else PlateauWatch(plateau)
-        self._micro_batches, self._valid_parts = MicroBatches(micro_batches), MicroBatches(of="validation")
+        self._micro_batches = MicroBatches(micro_batches)
         self._latest: tuple[Any, Any] = (None, None)
         self._spared: tuple[int, ...] = ()
         self._tokens_per_step = 1
         self._seed = 0
-        self._pad_id = pad_id
-        self._unchecked_width: int | None = None
         self._training_sums = TrainingSums()
         self._step_tokens = StepTokens()
         self._begun = False
-        self._likelihood = LikelihoodSums(torch.device("cpu"))
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Logits (batch, time, vocab) for tokens (batch, time)."""
-        return self.network(tokens)
 
     # Setting up: refuse what cannot work before anything is computed.
 
@@ -296,24 +287,6 @@ class MusicModule(lightning.LightningModule):
         self._step_tokens.forget()
         multiply(gradients_of(self.parameters()), factor)
 
-    def validation_step(self, batch: Any, batch_idx: int) -> None:
-        tokens = self._tokens_of(batch)
-        result = self._valid_parts.until_it_fits(len(tokens), lambda parts: in_parts(self._measure, parts, tokens[:, :-1], tokens[:, 1:]))
-        self._likelihood.add(result.nll_sum, result.num_tokens, batch)
-
-    def _measure(self, read: Tensor, targets: Tensor) -> NextTokenLoss:
-        return next_token_loss(self(read), targets, pad_id=self._pad_id)
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        self.validation_step(batch, batch_idx)
-
-    def predict_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
-        """The batch's own entries beside its tokens, and ``nll``: nats of every predicted token, (batch, time), nan for padding."""
-        tokens = self._tokens_of(batch)
-        nll = token_nll(self(tokens[:, :-1]), tokens[:, 1:], pad_id=self._pad_id)
-        entries = batch if isinstance(batch, Mapping) else {}
-        return {**entries, "tokens": tokens, "nll": nll}
-
     def _noised(self, batch: Any, tokens: Tensor) -> Tensor:
         """What the network reads while training."""
         if isinstance(batch, Mapping) and "hidden" in batch:
@@ -322,14 +295,6 @@ class MusicModule(lightning.LightningModule):
             return tokens
         noise = {"blank": self._pad_id, "spared": self._spared, "step": self._tokens_per_step}
         return drop_tokens(tokens, self.token_dropout, self.token_dropout_kind, **noise)  # type: ignore[arg-type]
-
-    def _tokens_of(self, batch: Any) -> Tensor:
-        """The batch's tokens (batch, time + 1); only those of the first batch are held against the vocabulary, which waits for them."""
-        tokens = tokens_of(batch)
-        if self._unchecked_width is not None:
-            check_token_range(tokens, self._unchecked_width)
-            self._unchecked_width = None
-        return tokens
 
     # Logging: what is summed on the device is read once every few steps.
 
@@ -359,13 +324,8 @@ class MusicModule(lightning.LightningModule):
     def _gradient_norm(self, optimizer: Optimizer) -> Tensor:
         return gradient_norm(gradients_of(each for group in optimizer.param_groups for each in group["params"]))
 
-    def on_validation_epoch_start(self) -> None:
-        self._likelihood = LikelihoodSums(self.device)
-
-    on_test_epoch_start = on_validation_epoch_start
-
     def on_validation_epoch_end(self) -> None:
-        self._log_likelihood("val")
+        super().on_validation_epoch_end()
         self._watch_plateau()
 
     def _watch_plateau(self) -> None:
@@ -375,29 +335,6 @@ class MusicModule(lightning.LightningModule):
         if self._plateau is None or not counts or self.global_step < getattr(self.schedule, "warmup_steps", 0):
             return
         self._plateau.look(self.trainer)
-
-    def on_test_epoch_end(self) -> None:
-        self._log_likelihood("test")
-
-    def _log_likelihood(self, prefix: str) -> None:
-        means = self._likelihood.means(self._sum_over_ranks)
-        # The values are the same on every rank already; without sync_dist Lightning warns that they might not be.
-        self.log_dict({f"{prefix}/{name}": self._widest(value) for name, value in means.items()}, sync_dist=True)
-
-    def _widest(self, value: Any) -> Tensor:
-        # Lightning would make it 32 bits: 0.0003 is logged as 0.0003000000142, and of many tokens the last ones are lost.
-        return torch.as_tensor(value, dtype=widest_dtype(self.device), device=self.device)
-
-    @property
-    def _shard(self) -> tuple[int, int]:
-        """Which share of the data this rank reads, of how many: fewer than ranks where several read the same, as in tensor parallelism."""
-        deal = self.trainer.distributed_sampler_kwargs or {}
-        return deal.get("rank", 0), deal.get("num_replicas", 1)
-
-    def _sum_over_ranks(self, tensor: Tensor) -> Tensor:
-        """The sum over the data, every share of it counted once."""
-        total = self.trainer.strategy.reduce(tensor, reduce_op="sum")
-        return total * (self._shard[1] / self.trainer.world_size)
 
     def on_validation_start(self) -> None:
         self._training_sums.pause()

@@ -9,13 +9,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 FLOORS = {
-    **dict.fromkeys(("notes", "suggestions", "runs", "stopping", "health"), 0),
+    **dict.fromkeys(("notes", "suggestions", "runs", "stopping", "health", "curriculum"), 0),
     **dict.fromkeys(
         ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
     ),
     **dict.fromkeys(("micro_batches", "vitals", "speed", "compiling", "dashboard", "notifications"), 1),
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints", "loggers"), 2),
-    **dict.fromkeys(("sampling", "rolling_back"), 2),
+    **dict.fromkeys(("measuring_module", "sampling", "rolling_back", "distillation"), 2),
     "callbacks": 3,
     **dict.fromkeys(("cli", "search", "stages", "replay"), 4),
     **dict.fromkeys(("__init__", "__main__"), 5),
@@ -35,6 +35,10 @@ SIDEWAYS = {
     ("metrics", "listening"): "bars are bars",
     ("compiling", "data"): "caches lie together",
     ("micro_batches", "losses"): "a batch in parts has the loss of the whole",
+    ("module", "measuring_module"): "what is trained is measured too",
+    ("module", "distillation"): "a teacher's opinion is a part of the loss",
+    ("distillation", "checkpoints"): "a teacher is a stored version",
+    ("curriculum", "suggestions"): "a setting with a typo",
     ("sampling", "checkpoints"): "what is played from is a network put together, or the best version",
     ("rolling_back", "checkpoints"): "what is gone back to is a stored version",
     ("__main__", "__init__"): "the program is the package",
@@ -44,7 +48,7 @@ ONLY = {
     # Rooms that may use less than their floor offers.
     "callbacks": {
         *("notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"),
-        *("stopping", "health", "vitals", "dashboard", "notifications", "loggers", "sampling", "rolling_back"),
+        *("stopping", "health", "curriculum", "vitals", "dashboard", "notifications", "loggers", "sampling", "rolling_back"),
     },
     # They draw and tell what stands in the run folder; neither needs torch.
     "dashboard": {"notes", "suggestions", "runs"},
