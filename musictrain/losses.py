@@ -53,7 +53,8 @@ def next_token_loss(
 
     Source: label smoothing as in Szegedy et al. (2016) and ``torch.nn.functional.cross_entropy``; z-loss of PaLM (2022), section 5.
     """
-    _check(logits, targets, label_smoothing, z_loss)
+    check_shapes(logits, targets)
+    check_loss_options(label_smoothing, z_loss)
     targets = targets.reshape(-1)
     counted = torch.ones_like(targets, dtype=torch.bool) if pad_id is None else targets != pad_id
     num_tokens = counted.sum()
@@ -72,9 +73,9 @@ def token_nll(logits: Tensor, targets: Tensor, *, pad_id: int | None) -> Tensor:
     Raises:
         ValueError: if the shapes do not fit.
     """
-    _check(logits, targets, 0.0, 0.0)
+    check_shapes(logits, targets)
     rows, flat = logits.detach().reshape(-1, logits.shape[-1]), targets.reshape(-1)
-    nll = torch.cat([_nll(_log_probabilities(rows[chunk]), flat[chunk]) for chunk in _chunks(rows)] or [rows.new_zeros(0)])
+    nll = torch.cat([_nll(_log_probabilities(rows[chunk]), flat[chunk]) for chunk in chunks(rows)] or [rows.new_zeros(0)])
     nll = nll.reshape(targets.shape)
     return nll if pad_id is None else nll.masked_fill(targets == pad_id, torch.nan)
 
@@ -87,8 +88,8 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         gradient = torch.empty_like(logits) if ctx.needs_input_grad[0] else None
         loss = logits.new_zeros((), dtype=torch.float32)
         nll_sum = torch.zeros_like(loss)
-        for chunk in _chunks(logits):
-            penalised, nll, chunk_gradient = _chunk_loss(
+        for chunk in chunks(logits):
+            penalised, nll, chunk_gradient = chunk_loss(
                 logits[chunk], targets[chunk], counted[chunk], smoothing, z_loss, with_gradient=gradient is not None
             )
             loss += penalised
@@ -108,7 +109,7 @@ class _ChunkedCrossEntropy(torch.autograd.Function):
         return gradient if is_one else gradient * loss_gradient, None, None, None, None, None
 
 
-def _chunk_loss(
+def chunk_loss(
     logits: Tensor, targets: Tensor, counted: Tensor, smoothing: float, z_loss: float, *, with_gradient: bool
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Summed loss, summed nll and the gradient of the former (empty unless wanted), (tokens, vocab), for one chunk.
@@ -144,19 +145,23 @@ def _nll(log_probabilities: Tensor, targets: Tensor) -> Tensor:
     return -log_probabilities.gather(1, targets[:, None]).squeeze(1)
 
 
-def _chunks(logits: Tensor) -> Iterator[slice]:
+def chunks(logits: Tensor) -> Iterator[slice]:
     """Slices over the rows of (tokens, vocab) logits, each small enough to be worked on at once."""
     rows = max(1, CHUNK_VALUES.get(logits.device.type, CHUNK_VALUES_ELSEWHERE) // max(1, logits.shape[-1]))
     return (slice(start, start + rows) for start in range(0, len(logits), rows))
 
 
-def _check(logits: Tensor, targets: Tensor, label_smoothing: float, z_loss: float) -> None:
+def check_shapes(logits: Tensor, targets: Tensor) -> None:
+    """Refuse logits and targets that do not belong together.
+
+    Raises:
+        ValueError: naming both shapes.
+    """
     if logits.ndim != 3 or targets.shape != logits.shape[:2]:
         raise ValueError(
             f"Logits of shape {tuple(logits.shape)} do not fit targets of shape {tuple(targets.shape)}: "
             "expected logits (batch, time, vocab) and targets (batch, time)."
         )
-    check_loss_options(label_smoothing, z_loss)
 
 
 def check_loss_options(label_smoothing: float, z_loss: float) -> None:

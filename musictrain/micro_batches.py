@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
+from musictrain.distillation_loss import DistillationLoss
 from musictrain.losses import NextTokenLoss
 from musictrain.runs.alerts import alert
 
@@ -26,7 +27,7 @@ TO_BEGIN_LIKE_THIS = {
     "validation": "For fewer rows at once: --data.init_args.valid_batch_size.",
 }
 
-LossOf = Callable[..., NextTokenLoss]
+Loss = TypeVar("Loss", bound=NextTokenLoss | DistillationLoss)
 Result = TypeVar("Result")
 
 
@@ -36,11 +37,11 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, torch.OutOfMemoryError) or (isinstance(error, RuntimeError) and "DefaultCPUAllocator" in str(error))
 
 
-def in_parts(loss_of: LossOf, parts: int, *rows: Tensor | None) -> NextTokenLoss:
+def in_parts(loss_of: Callable[..., Loss], parts: int, *rows: Tensor | None) -> Loss:
     """The loss of a batch, its rows worked on in ``parts``; one part is the batch as it is.
 
     Args:
-        loss_of: from some of the rows, the mean over their counted tokens, as :func:`next_token_loss` gives it.
+        loss_of: from some of the rows, the mean over their counted tokens, as :func:`next_token_loss` gives it: beside ``loss``, sums.
         parts: as many as rows at most, beyond which there is one a row.
         rows: tensors of one length; None stays None.
     """
@@ -52,14 +53,15 @@ def in_parts(loss_of: LossOf, parts: int, *rows: Tensor | None) -> NextTokenLoss
     num_tokens = torch.stack([result.num_tokens for result in results])
     shares = num_tokens / num_tokens.sum().clamp(min=1)
     losses = torch.stack([result.loss for result in results])
-    return NextTokenLoss((losses * shares.to(losses)).sum(), torch.stack([result.nll_sum for result in results]).sum(), num_tokens.sum())
+    sums = {name: torch.stack([getattr(result, name) for result in results]).sum() for name in results[0]._fields if name != "loss"}
+    return type(results[0])(loss=(losses * shares.to(losses)).sum(), **sums)
 
 
-def _forgetting(loss_of: LossOf, *rows: Tensor | None) -> NextTokenLoss:
+def _forgetting(loss_of: Callable[..., Loss], *rows: Tensor | None) -> Loss:
     """The loss, without its activations."""
     if not torch.is_grad_enabled():
         return loss_of(*rows)
-    return NextTokenLoss(*checkpoint(loss_of, *rows, use_reentrant=False))
+    return checkpoint(loss_of, *rows, use_reentrant=False)  # type: ignore[no-any-return]
 
 
 class MicroBatches:

@@ -10,10 +10,8 @@ from typing import NamedTuple
 
 FLOORS = {
     **dict.fromkeys(("notes", "suggestions", "runs", "stopping", "health", "curriculum"), 0),
-    **dict.fromkeys(
-        ("data", "models", "losses", "generation", "optim", "metrics", "listening", "contract", "running_sums", "batch_seed"), 1
-    ),
-    **dict.fromkeys(("micro_batches", "vitals", "speed", "compiling", "dashboard", "notifications"), 1),
+    **dict.fromkeys(("data", "models", "losses", "distillation_loss", "generation", "optim", "metrics", "listening", "contract"), 1),
+    **dict.fromkeys(("running_sums", "batch_seed", "micro_batches", "vitals", "speed", "compiling", "dashboard", "notifications"), 1),
     **dict.fromkeys(("module", "datamodule", "strategies", "checkpoints", "loggers"), 2),
     **dict.fromkeys(("measuring_module", "sampling", "rolling_back", "distillation"), 2),
     "callbacks": 3,
@@ -34,7 +32,9 @@ SIDEWAYS = {
     ("metrics", "data"): "a corpus is the reference",
     ("metrics", "listening"): "bars are bars",
     ("compiling", "data"): "caches lie together",
+    ("distillation_loss", "losses"): "the tokens that came next are half of it",
     ("micro_batches", "losses"): "a batch in parts has the loss of the whole",
+    ("micro_batches", "distillation_loss"): "a batch in parts has the loss of the whole",
     ("module", "measuring_module"): "what is trained is measured too",
     ("module", "distillation"): "a teacher's opinion is a part of the loss",
     ("distillation", "checkpoints"): "a teacher is a stored version",
