@@ -1,6 +1,7 @@
 """What turns gradients into steps: parameter groups, optimizers, clipping, learning-rate schedules."""
 
 from musictrain.optim.adaptive_clipping import clip_adaptively
+from musictrain.optim.layer_decay import LayerDecay, scale_learning_rates
 from musictrain.optim.optimizers import AdamW
 from musictrain.optim.parameter_groups import describe_groups, parameter_groups
 from musictrain.optim.plateau import Plateau, PlateauWatch
@@ -11,6 +12,7 @@ __all__ = [
     "AdamW",
     "Constant",
     "InverseSquareRoot",
+    "LayerDecay",
     "Plateau",
     "PlateauWatch",
     "Schedule",
@@ -20,4 +22,5 @@ __all__ = [
     "clip_adaptively",
     "describe_groups",
     "parameter_groups",
+    "scale_learning_rates",
 ]
