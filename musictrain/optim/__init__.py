@@ -1,6 +1,7 @@
 """What turns gradients into steps: parameter groups, optimizers, clipping, learning-rate schedules."""
 
 from musictrain.optim.adaptive_clipping import clip_adaptively
+from musictrain.optim.freezing import freeze
 from musictrain.optim.layer_decay import LayerDecay, scale_learning_rates
 from musictrain.optim.optimizers import AdamW
 from musictrain.optim.parameter_groups import describe_groups, parameter_groups
@@ -21,6 +22,7 @@ __all__ = [
     "WarmupStableDecay",
     "clip_adaptively",
     "describe_groups",
+    "freeze",
     "parameter_groups",
     "scale_learning_rates",
 ]
