@@ -34,13 +34,16 @@ from musictrain.models.recomputing import recompute
 from musictrain.models.token_dropout import NoiseKind, check_blank, check_token_dropout, drop_tokens
 from musictrain.optim import (
     AdamW,
+    LayerDecay,
     Plateau,
     PlateauWatch,
     Schedule,
     WarmupCosine,
     clip_adaptively,
     describe_groups,
+    freeze,
     parameter_groups,
+    scale_learning_rates,
 )
 from musictrain.optim.adaptive_clipping import check_ratio, check_weights_keep_their_rows
 from musictrain.optim.gradients import gradient_norm, gradients_of, multiply
@@ -97,11 +100,16 @@ class MusicModule(MeasuringModule):
         plateau: reduces the learning rate, on top of the schedule, when a logged value no longer gets better; None: never. See ``Plateau``.
         micro_batches: in how many parts the rows of a batch are worked on, for the same gradient with less memory. Doubled by itself, and
             said, when a batch does not fit; kept in checkpoints. See ``MicroBatches``.
+        layer_decay: factor on the learning rate from each of the network's blocks to the one beneath it, 0.8 for fine-tuning; 1 is off. For
+            networks that name no ``blocks``: ``{factor: 0.8, blocks: [transformer.h]}``. Shown in the table of groups. See ``LayerDecay``.
+        frozen: patterns on the names of weights that are not trained, such as ``embedding`` or ``blocks.*.norm.*``. To train them later on,
+            leave them out here and use the callback ``GradualUnfreezing``.
 
     Raises:
-        ValueError: at construction, if a probability or a ratio cannot be. When a run starts: if vocabulary, window or padding do not fit
-            the data module's, the network breaks the contract, the schedule needs the number of steps and the trainer has no limit, or
-            adaptive clipping meets a strategy that flattens parameters. After a validation: if nobody logs what the plateau watches.
+        ValueError: at construction, if a probability, a ratio or a factor cannot be, or a pattern stands for nothing. When a run starts: if
+            vocabulary, window or padding do not fit the data module's, the network breaks the contract, the schedule needs the number of
+            steps and the trainer has no limit, or adaptive clipping meets a strategy that flattens parameters. After a validation: if
+            nobody logs what the plateau watches.
     """
 
     def __init__(
@@ -119,6 +127,8 @@ class MusicModule(MeasuringModule):
         adaptive_clip: float | None = None,
         plateau: Plateau | None = None,
         micro_batches: int = 1,
+        layer_decay: float | LayerDecay = 1.0,
+        frozen: list[str] | None = None,
     ) -> None:
         super().__init__(network, pad_id)
         check_token_dropout(token_dropout, token_dropout_kind)
@@ -126,7 +136,11 @@ class MusicModule(MeasuringModule):
         if adaptive_clip is not None:
             check_ratio(adaptive_clip, "adaptive_clip")
         # Built from a configuration, the checkpoint keeps it whole, as plain values; objects given in Python are left out.
-        self.save_hyperparameters(ignore=[] if _given_hyperparameters.get() else ["network", "optimizer", "schedule", "plateau"])
+        objects = ["network", "optimizer", "schedule", "plateau", *(["layer_decay"] if isinstance(layer_decay, LayerDecay) else [])]
+        self.save_hyperparameters(ignore=[] if _given_hyperparameters.get() else objects)
+        self.layer_decay = LayerDecay.of(layer_decay)
+        if frozen:
+            freeze(self, frozen)
         self.optimizer_factory = SharedFactory(optimizer)
         self.schedule = schedule
         self.label_smoothing = label_smoothing
@@ -179,7 +193,8 @@ class MusicModule(MeasuringModule):
             compile_in_place(self.network, blocks=("blocks",) if apart else ())
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer_factory(parameter_groups(self.network))
+        optimizer = self.optimizer_factory(parameter_groups(self.network, layer_decay=self.layer_decay))
+        scale_learning_rates(optimizer)
         log.info("%s optimizes\n%s", type(optimizer).__name__, describe_groups(optimizer.param_groups))
         # No schedule's first factor depends on where it ends, which is not known before the loaders are there.
         self._schedule_of_run = self.schedule.over(sys.maxsize)
