@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from musictrain.callbacks.accumulation_schedule import AccumulationSchedule
     from musictrain.callbacks.anomaly_alerts import AnomalyAlerts
+    from musictrain.callbacks.curriculum_schedule import CurriculumSchedule
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
     from musictrain.callbacks.live_page import LivePage
     from musictrain.callbacks.musical_early_stopping import MusicalEarlyStopping
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 _HOMES = {
     "AccumulationSchedule": "musictrain.callbacks.accumulation_schedule",
     "AnomalyAlerts": "musictrain.callbacks.anomaly_alerts",
+    "CurriculumSchedule": "musictrain.callbacks.curriculum_schedule",
     "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
     "LivePage": "musictrain.callbacks.live_page",
     "MusicalEarlyStopping": "musictrain.callbacks.musical_early_stopping",
@@ -43,6 +45,7 @@ _HOMES = {
 __all__ = [
     "AccumulationSchedule",
     "AnomalyAlerts",
+    "CurriculumSchedule",
     "EMAWeightAveraging",
     "LivePage",
     "MusicalEarlyStopping",

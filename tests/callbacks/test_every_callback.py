@@ -43,6 +43,7 @@ def fit(folder: Path, callback: Callback, steps: int, ckpt_path: str | None = No
 def test_there_are_callbacks() -> None:
     assert {
         "AnomalyAlerts",
+        "CurriculumSchedule",
         "VersionedCheckpoint",
         "RunRecorder",
         "WriteSamples",
