@@ -175,7 +175,7 @@ class MusicCLI(LightningCLI):
         if self._folder is None and self.settings.get("ckpt_path") in WHICH:
             self._go_on(config)
         self.run_logger = RunLogger(self.settings.runs, run_name(self.settings, self._arguments), folder=self._folder)
-        if self._folder is not None:
+        if self._folder is not None and RunFolder(self._folder).config.is_file():
             check_same_parts(RunFolder(self._folder), yaml.safe_load(config))
         recorder = RunRecorder(config=config, train_log=self._train_log)
         return super().instantiate_trainer(

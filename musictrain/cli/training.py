@@ -27,6 +27,8 @@ from musictrain.runs.train_log import TrainLog
 
 log = logging.getLogger(__name__)
 
+BEGIN_IN = "MUSICTRAIN_RUN_FOLDER"
+
 
 def run(command: str, arguments: list[str]) -> int:
     """One of Lightning's commands; gives back the exit status.
@@ -37,7 +39,13 @@ def run(command: str, arguments: list[str]) -> int:
     words = with_recipes(arguments if command == "fit" else with_run(arguments))
     if command == "fit" and not words:
         raise UsageError(f"fit needs a configuration: musictrain fit --config NAME. Recipes: {', '.join(recipes())}; or a file of yours.")
-    return train(command, words)
+    return train(command, words, folder=folder_to_begin_in() if command == "fit" else None)
+
+
+def folder_to_begin_in() -> Path | None:
+    """The run folder that whoever started this process has made for it, such as the protocol that it is a stage of; None for a new one."""
+    given = os.environ.get(BEGIN_IN)
+    return Path(given) if given else None
 
 
 def with_run(arguments: list[str]) -> list[str]:

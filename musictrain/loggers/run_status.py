@@ -149,6 +149,7 @@ class RunStatus:
         status = self.status
         status.step, status.epoch, status.ended = self._trainer.global_step, self._trainer.current_epoch, round(time.time(), 3)
         status.elapsed_seconds = max(status.elapsed_seconds, self._clock.elapsed_seconds)
+        status.by_guard = ending.by_guard
         self._ending = Ending(*hidden([ending.state, ending.reason, ending.advice]))
 
     def put_back(self) -> None:
@@ -221,5 +222,6 @@ def how_it_ended(trainer: Trainer, total: int | None) -> Ending:
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         for name in ("stop_reason", "stopping_reason_message"):
             if isinstance(reason := getattr(callback, name, None), str) and reason:
-                return Ending("stopped", reason, str(getattr(callback, "stop_advice", "")))
+                by_guard = bool(getattr(callback, "stopped_by_guard", False))
+                return Ending("stopped", reason, str(getattr(callback, "stop_advice", "")), by_guard)
     return Ending("stopped", "A callback set trainer.should_stop and left no reason.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import errno
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 MEMORY = ("out of memory", "cannot allocate memory", "can't allocate memory", "defaultcpuallocator")
 
@@ -17,11 +17,13 @@ class Ending:
         state: ``finished``, ``stopped``, ``failed`` or ``interrupted``.
         reason: why, empty if it simply finished.
         advice: what to do, empty if nothing.
+        by_guard: whether it was stopped for its health.
     """
 
     state: str
     reason: str = ""
     advice: str = ""
+    by_guard: bool = field(default=False, repr=False)
 
 
 def ending_of(error: BaseException, run: str, resume: str = "musictrain resume") -> Ending:

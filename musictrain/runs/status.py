@@ -48,6 +48,7 @@ class Status:
         num_alerts: so far.
         reason: why it ended, if it did not simply finish.
         advice: what to do about it.
+        by_guard: whether a guard has stopped it, for its health; out of patience is no guard.
         pid, host, process_started: who writes this; ``process_started`` tells a process from a later one of the same number.
         world_size: processes of the run.
     """
@@ -74,6 +75,7 @@ class Status:
     num_alerts: int = 0
     reason: str = ""
     advice: str = ""
+    by_guard: bool = False
     pid: int = 0
     host: str = ""
     process_started: str = ""
