@@ -1,7 +1,7 @@
 """Distillation: how far a student's logits are from a teacher's, beside how far they are from the tokens that came next.
 
-Conventions are those of ``losses``: logits (batch, time, vocab), targets (batch, time), nats, and padding never counts. With p the teacher's
-and q the student's distribution, both of logits divided by the temperature T, the loss of a token is
+Conventions are those of ``losses``: logits (batch, time, vocab), targets (batch, time), nats, and padding never counts. With p the
+distribution of the teacher and q that of the student, both of logits divided by the temperature T, the loss of a token is
 ``(1 - weight) * hard + weight * T^2 * KL(p || q)``; T^2 keeps the soft part's gradient as large as the hard one's whatever T is.
 """
 

@@ -9,14 +9,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from musictrain.distillation_loss import DistillationLoss
-from musictrain.losses import NextTokenLoss
 from musictrain.runs.alerts import alert
 
 log = logging.getLogger(__name__)
@@ -27,8 +25,24 @@ TO_BEGIN_LIKE_THIS = {
     "validation": "For fewer rows at once: --data.init_args.valid_batch_size.",
 }
 
-Loss = TypeVar("Loss", bound=NextTokenLoss | DistillationLoss)
+Loss = TypeVar("Loss", bound="SummedLoss")
 Result = TypeVar("Result")
+
+
+class SummedLoss(Protocol):
+    """What a loss gives back: a named tuple of scalars, the mean to be minimised and, whatever they are called, sums."""
+
+    @property
+    def loss(self) -> Tensor:
+        """The mean over the counted tokens."""
+
+    @property
+    def num_tokens(self) -> Tensor:
+        """How many there are."""
+
+    @property
+    def _fields(self) -> tuple[str, ...]:
+        """All names."""
 
 
 def is_out_of_memory(error: BaseException) -> bool:
@@ -54,7 +68,8 @@ def in_parts(loss_of: Callable[..., Loss], parts: int, *rows: Tensor | None) -> 
     shares = num_tokens / num_tokens.sum().clamp(min=1)
     losses = torch.stack([result.loss for result in results])
     sums = {name: torch.stack([getattr(result, name) for result in results]).sum() for name in results[0]._fields if name != "loss"}
-    return type(results[0])(loss=(losses * shares.to(losses)).sum(), **sums)
+    kind: Any = type(results[0])
+    return kind(loss=(losses * shares.to(losses)).sum(), **sums)  # type: ignore[no-any-return]
 
 
 def _forgetting(loss_of: Callable[..., Loss], *rows: Tensor | None) -> Loss:

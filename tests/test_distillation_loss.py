@@ -74,7 +74,7 @@ def test_the_sums_are_plain_nats_whatever_the_options():
     torch.testing.assert_close(result.nll_sum, next_token_loss(logits, targets, pad_id=PAD).nll_sum)
     soft = F.kl_div((logits / 2).log_softmax(-1), (teacher / 2).softmax(-1), reduction="sum")
     torch.testing.assert_close(result.soft_sum, soft.detach())
-    assert not (result.nll_sum.requires_grad or result.soft_sum.requires_grad)
+    assert not any(each.requires_grad for each in (result.nll_sum, result.soft_sum))
 
 
 def test_a_student_that_is_its_teacher_has_nothing_to_learn_from_it():

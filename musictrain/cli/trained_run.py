@@ -8,10 +8,11 @@ from typing import Any
 
 from torch import nn
 
+from musictrain.checkpoints import stored_network
+from musictrain.checkpoints.stored_network import NetworkError
 from musictrain.checkpoints.storing import load
 from musictrain.checkpoints.verification import BrokenCheckpointError
 from musictrain.cli.exits import CommandError, UsageError
-from musictrain.cli.parse_errors import parameters_of
 from musictrain.cli.resume import read_config, value_at
 from musictrain.cli.version_choice import version_of
 from musictrain.data.tokenizers import Tokenizer, load_tokenizer
@@ -69,7 +70,7 @@ def tokenizer_of(run: RunFolder, config: dict[str, Any]) -> Tokenizer:
     try:
         if run.tokenizer.is_file():
             return load_tokenizer(run.tokenizer)
-        tokenizer: Tokenizer = _instantiate(Tokenizer, value_at(config, TOKENIZER))
+        tokenizer: Tokenizer = stored_network.instantiated(Tokenizer, value_at(config, TOKENIZER))
     except Exception as error:
         raise CommandError(f"The tokenizer of run {run.name} cannot be rebuilt: {error}") from error
     return tokenizer
@@ -81,30 +82,16 @@ def build_network(config: dict[str, Any], tokenizer: Tokenizer, run: RunFolder) 
     Raises:
         UsageError: if the two disagree, or the configuration holds no network that can be built.
     """
-    described = value_at(config, NETWORK)
-    if not isinstance(described, dict) or "class_path" not in described:
-        raise UsageError(f"{run.config} has no {NETWORK}: only runs of a module with a `network` can be sampled from.")
-    arguments = dict(described.get("init_args") or {})
-    if "vocab_size" in parameters_of(described["class_path"]):
-        arguments.setdefault("vocab_size", tokenizer.vocab_size)
     try:
-        network: nn.Module = _instantiate(nn.Module, {**described, "init_args": arguments})
-    except Exception as error:
-        raise UsageError(f"The network in {run.config} cannot be built: {error}") from error
+        network = stored_network.build_network(value_at(config, NETWORK), tokenizer.vocab_size, str(run.config))
+    except NetworkError as error:
+        raise UsageError(str(error)) from error
     if (size := getattr(network, "vocab_size", tokenizer.vocab_size)) != tokenizer.vocab_size:
         raise UsageError(
             f"The network of run {run.name} has {size} tokens, its tokenizer {tokenizer.name} has {tokenizer.vocab_size}: "
             "config.yaml or tokenizer.json was changed after the training."
         )
     return network
-
-
-def _instantiate(kind: Any, described: Any) -> Any:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--it", type=kind)
-    return parser.instantiate_classes(parser.parse_object({"it": described})).it
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -123,10 +110,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def _check_tokenizer(state: dict[str, Any], tokenizer: Tokenizer, checkpoint: Path, run: RunFolder) -> None:
-    trained = next(
-        (part["tokenizer"] for part in state.values() if isinstance(part, dict) and isinstance(part.get("tokenizer"), dict)), None
-    )
-    if trained is not None and trained.get("fingerprint") != tokenizer.fingerprint:
+    trained = stored_network.tokenizer_in(state)
+    if trained and trained.get("fingerprint") != tokenizer.fingerprint:
         raise UsageError(
             f"{checkpoint} was trained with the tokenizer {trained.get('name')} ({trained.get('fingerprint')}), but run {run.name} has "
             f"{tokenizer.name} ({tokenizer.fingerprint}). Sample from the run that the checkpoint belongs to."
@@ -134,9 +119,7 @@ def _check_tokenizer(state: dict[str, Any], tokenizer: Tokenizer, checkpoint: Pa
 
 
 def _load_weights(network: nn.Module, state: dict[str, Any], checkpoint: Path, run: RunFolder) -> None:
-    weights = {key.removeprefix("network."): value for key, value in state["state_dict"].items() if key.startswith("network.")}
     try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = next((line.strip() for line in str(error).splitlines()[1:] if line.strip()), str(error))
-        raise UsageError(f"{checkpoint} does not fit the network in {run.config}: {reason}") from error
+        stored_network.fill(network, state, checkpoint, str(run.config))
+    except NetworkError as error:
+        raise UsageError(str(error)) from error

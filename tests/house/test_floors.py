@@ -33,8 +33,6 @@ SIDEWAYS = {
     ("metrics", "listening"): "bars are bars",
     ("compiling", "data"): "caches lie together",
     ("distillation_loss", "losses"): "the tokens that came next are half of it",
-    ("micro_batches", "losses"): "a batch in parts has the loss of the whole",
-    ("micro_batches", "distillation_loss"): "a batch in parts has the loss of the whole",
     ("module", "measuring_module"): "what is trained is measured too",
     ("module", "distillation"): "a teacher's opinion is a part of the loss",
     ("distillation", "checkpoints"): "a teacher is a stored version",
