@@ -1,4 +1,4 @@
-"""Batch number k as a pure function of (seed, k): which windows, in which order, transposed by how much, with what hidden.
+"""Batch number k as a pure function of (seed, k, the dial at k): which windows, in which order, transposed by how much, with what hidden.
 
 Nothing here remembers a position. Resuming, replaying one step and feeding several ranks all come down to asking for a number again.
 """
@@ -6,22 +6,27 @@ Nothing here remembers a position. Resuming, replaying one step and feeding seve
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from musictrain.curriculum.dial import WHOLE, Dial
+from musictrain.data.decks import Dealt, Deck, kept_targets
 from musictrain.data.masking import Masker
+from musictrain.data.orderings.difficulty import Difficulty
 from musictrain.data.packed_windows import PackedWindows
 from musictrain.data.piece_windows import PieceWindows
-from musictrain.data.shuffling import Purpose, permutation, uniforms
+from musictrain.data.shuffling import Purpose, uniforms
 from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers.protocol import TokenIds, Tokenizer
 from musictrain.data.transposition import Transposer
 from musictrain.data.value_jitter import jitter_of
-from musictrain.data.windows import Row, Windows, recall
+from musictrain.data.windows import Row, Windows
+from musictrain.suggestions import did_you_mean
 
 Batch = dict[str, Any]
 
@@ -36,7 +41,7 @@ class NumberedBatches(Protocol):
     def batch(self, number: int, rank: int = 0, world_size: int = 1) -> Batch:
         """The rows ``rank``, ``rank + world_size``, ... of a batch as tensors.
 
-        - ``tokens`` int64 (rows, window + 1): all but the first are targets, unless they are padding
+        - ``tokens`` int64 (rows, window + 1): all but the first are targets, unless they are padding; fewer where a dial cuts rows
         - ``piece`` int64 (rows,): the store's number of the piece a row begins in; -1 for a row of nothing but padding
         - ``start`` int64 (rows,): how many tokens into that piece the row begins
         - ``transpose`` int64 (rows,): semitones the row was moved by
@@ -50,6 +55,17 @@ class NumberedBatches(Protocol):
         """
 
 
+class SteeredBatches(NumberedBatches, Protocol):
+    """Numbered batches that a curriculum can steer."""
+
+    def batch(self, number: int, rank: int = 0, world_size: int = 1, dial: Dial | None = None) -> Batch:
+        """A batch made of what the dial says; None, like ``Dial()``, leaves it as it is without a curriculum.
+
+        Raises:
+            ValueError: also if the dial asks for what there is not.
+        """
+
+
 @dataclass(frozen=True, eq=False)
 class BatchPlan:
     """The training batches, without end: batch k + 1 goes on where batch k stopped, from one epoch into the next.
@@ -58,6 +74,9 @@ class BatchPlan:
     holds the numbers from ``k * batch_size``. So an epoch leaves out and repeats nothing, whatever the batch size, and a corpus of fewer
     windows than a batch has rows can be trained on too. Nor does anything else of a row depend on the batch size: batches ``A * k`` to
     ``A * k + A - 1`` together are batch k of a plan of ``A`` times as many rows.
+
+    A dial deals out other windows: out of the easiest ones, or out of the deck of one corpus, which is drawn for every row. Then a row is
+    a function of its number and of the dial alone, whatever came before.
 
     Args:
         windows: how pieces are cut, see ``PackedWindows`` and ``PieceWindows``.
@@ -68,6 +87,8 @@ class BatchPlan:
         jitters: what else each row is moved by, each with the purpose of its draws.
         maskers: what is hidden of each row, likewise.
         vocab_size: ids from there on are of a damaged store, and no token; None if nobody knows.
+        difficulty: which windows are easy; None where nobody asks.
+        corpora: numbers of the training pieces of each corpus, by name, where several are trained on together.
     """
 
     windows: Windows
@@ -78,8 +99,9 @@ class BatchPlan:
     jitters: Mapping[Purpose, Transposer] = field(default_factory=dict)
     maskers: Mapping[Purpose, Masker] = field(default_factory=dict)
     vocab_size: int | None = None
-    _permutations: dict[int, NDArray[np.int64]] = field(default_factory=dict, init=False, repr=False)
-    _chances: dict[Purpose, dict[int, NDArray[np.float64]]] = field(default_factory=dict, init=False, repr=False)
+    difficulty: Difficulty | None = None
+    corpora: Mapping[str, NDArray[np.int64]] = field(default_factory=dict)
+    _decks: dict[str, Deck] = field(default_factory=dict, init=False, repr=False)
 
     @classmethod
     def of(
@@ -99,6 +121,8 @@ class BatchPlan:
         tempo_jitter: int = 0,
         mask_notes: float = 0.0,
         mask_bars: float = 0.0,
+        difficulty: Difficulty | None = None,
+        corpora: Mapping[str, NDArray[np.int64]] | None = None,
     ) -> BatchPlan:
         """The plan over a store's training pieces.
 
@@ -117,6 +141,8 @@ class BatchPlan:
             pieces: numbers of the pieces to train on; None means the store's training split.
             velocity_jitter, tempo_jitter: each row is louder or softer, faster or slower by up to so many of the tokenizer's steps.
             mask_notes, mask_bars: probability that a note, or a bar, is hidden.
+            difficulty: which windows are easy, for a curriculum.
+            corpora: numbers of the pieces of each corpus, by name, for a curriculum that mixes them.
 
         Raises:
             ValueError: if there is no piece, the window is too long for them, or the tokenizer does not write what is to be changed.
@@ -137,31 +163,77 @@ class BatchPlan:
         notes, bars = Masker.of(tokenizer, "notes", mask_notes), Masker.of(tokenizer, "bars", mask_bars)
         masked = ((Purpose.MASKED_NOTES, notes), (Purpose.MASKED_BARS, bars))
         maskers = {purpose: masker for purpose, masker in masked if masker is not None}
-        return cls(windows, batch_size, seed, tokenizer.pad_id, transposer, jitters, maskers, tokenizer.vocab_size)
+        own = {name: each[np.isin(each, pieces)] for name, each in (corpora or {}).items()}
+        return cls(windows, batch_size, seed, tokenizer.pad_id, transposer, jitters, maskers, tokenizer.vocab_size, difficulty, own)
 
     @property
     def num_batches(self) -> int:
         """Batches that hold one epoch; the last of them may already begin the next."""
         return -(-self.windows.num_windows // self.batch_size)
 
-    def batch(self, number: int, rank: int = 0, world_size: int = 1) -> Batch:
-        """Batch ``number``, from 0: see ``NumberedBatches``."""
+    def batch(self, number: int, rank: int = 0, world_size: int = 1, dial: Dial | None = None) -> Batch:
+        """Batch ``number``, from 0: see ``NumberedBatches``.
+
+        Raises:
+            ValueError: also if the dial asks for what the plan does not have: an order of difficulty, or a corpus.
+        """
         mine = rows_of_rank(self.batch_size, rank, world_size)
-        tokens = np.full((len(mine), self.windows.window + 1), self.pad_id, np.int64)
-        numbers = [number * self.batch_size + row for row in mine]
-        rows = [self._fill(window, out) for window, out in zip(numbers, tokens, strict=True)]
+        dealt = [self.dealt(number * self.batch_size + row, dial or WHOLE) for row in mine]
+        tokens = np.full((len(mine), self.row_targets(dial or WHOLE) + 1), self.pad_id, np.int64)
+        rows = [self._fill(each, out) for each, out in zip(dealt, tokens, strict=True)]
         strange = self._taken_out(tokens)
         semitones = np.zeros(len(mine), np.int64)
         if self.transposer is not None:
-            tokens, semitones = self._moved(tokens, numbers, Purpose.TRANSPOSITION, self.transposer)
+            tokens, semitones = self._moved(tokens, dealt, Purpose.TRANSPOSITION, self.transposer)
         for purpose, jitter in self.jitters.items():
-            tokens, _ = self._moved(tokens, numbers, purpose, jitter)
+            tokens, _ = self._moved(tokens, dealt, purpose, jitter)
         batch = as_tensors(number, tokens, rows, semitones)
         if len(strange):
             batch["strange"] = torch.from_numpy(strange)
         if self.maskers:
-            batch["hidden"] = torch.from_numpy(self._hidden(tokens[:, :-1], numbers))
+            batch["hidden"] = torch.from_numpy(self._hidden(tokens[:, :-1], dealt))
         return batch
+
+    def row_targets(self, dial: Dial) -> int:
+        """Targets of each row of a batch with this dial, padding included."""
+        return kept_targets(self.windows.window, dial.length, self.windows.multiple)
+
+    def dealt(self, row: int, dial: Dial) -> Dealt:
+        """What row number ``row`` of the whole training is dealt.
+
+        Raises:
+            ValueError: if the dial asks for what the plan does not have.
+        """
+        deck = self._drawn_deck(row, dial.mixture) if dial.mixture else self._whole
+        return Dealt(deck, row, *deck.window(row, dial.difficulty))
+
+    @cached_property
+    def _whole(self) -> Deck:
+        return Deck(self.windows, self.seed, self.difficulty)
+
+    def _drawn_deck(self, row: int, mixture: tuple[tuple[str, float], ...]) -> Deck:
+        names, shares = zip(*((name, share) for name, share in mixture if share), strict=True)
+        # What the shares lack of 1 by rounding belongs to the last of them.
+        until = np.cumsum(shares)[:-1]
+        return self.deck(names[int(np.searchsorted(until, self._whole.chance(row, Purpose.CORPORA), "right"))])
+
+    def deck(self, corpus: str) -> Deck:
+        """The windows of one corpus.
+
+        Raises:
+            ValueError: if there is no such corpus, or too little of it to train on.
+        """
+        if corpus not in self.corpora:
+            known = f"expected one of {', '.join(self.corpora)}" if self.corpora else "and only one is trained on (corpus: a+b are two)"
+            raise ValueError(f"A curriculum mixes in {corpus!r}, {known}. {did_you_mean(corpus, self.corpora)}".rstrip())
+        if corpus not in self._decks:
+            if not len(self.corpora[corpus]):
+                raise ValueError(
+                    f"A curriculum mixes in {corpus!r}, of which no piece is left to train on: give `splits` a larger first share."
+                )
+            windows = replace(self.windows, pieces=self.corpora[corpus])  # type: ignore[type-var]
+            self._decks[corpus] = Deck(windows, self.seed, self.difficulty)
+        return self._decks[corpus]
 
     def _taken_out(self, tokens: TokenIds) -> TokenIds:
         """Put padding in the place of ids that are no tokens, which nothing after this could hold; gives back which there were."""
@@ -172,33 +244,24 @@ class BatchPlan:
         tokens[beyond] = self.pad_id
         return strange
 
-    def _moved(self, tokens: TokenIds, numbers: Sequence[int], purpose: Purpose, mover: Transposer) -> tuple[TokenIds, NDArray[np.int64]]:
+    def _moved(self, tokens: TokenIds, dealt: Sequence[Dealt], purpose: Purpose, mover: Transposer) -> tuple[TokenIds, NDArray[np.int64]]:
         """Rows (rows, time), each moved by a shift of its own, and the shifts (rows,)."""
-        chance = np.array([self._chance(window, purpose) for window in numbers])
+        chance = np.array([each.deck.chance(each.row, purpose) for each in dealt])
         drawn = mover.draw(mover.allowed(tokens), chance)
         return mover.apply(tokens, drawn), mover.semitones(drawn)
 
-    def _hidden(self, tokens: TokenIds, numbers: Sequence[int]) -> NDArray[np.bool_]:
+    def _hidden(self, tokens: TokenIds, dealt: Sequence[Dealt]) -> NDArray[np.bool_]:
         """What is not to be read of rows (rows, window)."""
         hidden = np.zeros(tokens.shape, np.bool_)
         for purpose, masker in self.maskers.items():
-            for row, window in enumerate(numbers):
-                hidden[row] |= masker.hidden(tokens[row], uniforms(tokens.shape[1] + 1, purpose, self.seed, window))
+            for place, each in enumerate(dealt):
+                hidden[place] |= masker.hidden(tokens[place], uniforms(tokens.shape[1] + 1, purpose, self.seed, each.row))
         return hidden
 
-    def _fill(self, window: int, out: TokenIds) -> Row:
-        epoch, index = divmod(window, self.windows.num_windows)
-        return self.windows.fill(epoch, int(recall(self._permutations, epoch, self._draw)[index]), out)
-
-    def _draw(self, epoch: int) -> NDArray[np.int64]:
-        return permutation(self.windows.num_windows, Purpose.WINDOWS, self.seed, epoch)
-
-    def _chance(self, window: int, purpose: Purpose) -> float:
-        # Of the window's number alone: a row's shift depends neither on the batch it is dealt into nor on the number of ranks.
-        count = self.windows.num_windows
-        epoch, index = divmod(window, count)
-        memo = self._chances.setdefault(purpose, {})
-        return float(recall(memo, epoch, lambda epoch: uniforms(count, purpose, self.seed, epoch))[index])
+    def _fill(self, each: Dealt, out: TokenIds) -> Row:
+        targets = len(out) - 1
+        skip = 0 if targets == self.windows.window else each.deck.skipped(each, targets)
+        return each.deck.windows.fill(each.epoch, each.window, out, skip)
 
 
 def known_tokens(store: TokenStore, pieces: NDArray[np.int64], vocab_size: int) -> NDArray[np.bool_]:

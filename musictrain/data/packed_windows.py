@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from musictrain.data.shuffling import Purpose, permutation
 from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers.protocol import TokenIds
-from musictrain.data.windows import Row, recall
+from musictrain.data.windows import Row, Running, recall
 
 
 class Order(NamedTuple):
@@ -64,6 +64,11 @@ class PackedWindows:
         return int(self.store.length[self.pieces].sum())
 
     @property
+    def multiple(self) -> int:
+        """What windows start at multiples of."""
+        return self.tokens_per_step
+
+    @property
     def num_windows(self) -> int:
         """Windows in an epoch."""
         return -(-self.num_tokens // self.window)
@@ -83,10 +88,29 @@ class PackedWindows:
         starts = np.repeat(anchors[:-1], runs) + within * self.window
         return Order(pieces, begins, starts[: self.num_windows])
 
-    def fill(self, epoch: int, index: int, out: TokenIds) -> Row:
-        """Write window ``index`` of an epoch into ``out`` (window + 1,). Past the end of the stream its beginning follows."""
+    def filled(self, epoch: int, index: int) -> int:
+        """Targets of a window: all are music."""
+        return self.window
+
+    def totals(self, epoch: int, running: Running) -> NDArray[np.float64]:
+        """For every window of an epoch the sum over its targets, (windows,), of what ``running`` has summed up to a token of the store."""
+        order = self.order(epoch)
+        offset, length = self.store.offset[order.pieces], self.store.length[order.pieces]
+        before = running(offset)
+        until = np.cumsum(running(offset + length) - before)
+
+        def up_to(token: NDArray[np.int64]) -> NDArray[np.float64]:
+            rounds, token = np.divmod(token, self.num_tokens)
+            place = np.searchsorted(order.begins, token, "right") - 1
+            within = running(offset[place] + token - order.begins[place]) - before[place]
+            return rounds * until[-1] + np.where(place > 0, until[place - 1], 0.0) + within
+
+        return up_to(order.starts + self.window + 1) - up_to(order.starts + 1)
+
+    def fill(self, epoch: int, index: int, out: TokenIds, skip: int = 0) -> Row:
+        """Write window ``index`` of an epoch into ``out`` (targets + 1,). Past the end of the stream its beginning follows."""
         order, store = self.order(epoch), self.store
-        start = int(order.starts[index])
+        start = (int(order.starts[index]) + skip) % self.num_tokens
         place = int(np.searchsorted(order.begins, start, "right")) - 1
         first, skip = int(order.pieces[place]), start - int(order.begins[place])
         filled, within, notes, beats = 0, skip, 0.0, 0.0

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from musictrain.data.shuffling import Purpose, uniforms
 from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers.protocol import TokenIds
-from musictrain.data.windows import Row, fill_from_piece, recall
+from musictrain.data.windows import Row, Running, fill_from_piece, recall
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,6 +67,11 @@ class PieceWindows:
         return np.cumsum(self.counts)
 
     @property
+    def multiple(self) -> int:
+        """What windows start at multiples of."""
+        return self.align
+
+    @property
     def num_windows(self) -> int:
         """Windows in an epoch."""
         return int(self.ends[-1])
@@ -84,11 +89,30 @@ class PieceWindows:
         drawn = (low + np.floor(chance * (high - low + 1)).astype(np.int64)) * step
         return np.where(self.counts > 1, drawn, 0)
 
-    def fill(self, epoch: int, index: int, out: TokenIds) -> Row:
-        """Write window ``index`` of an epoch into ``out`` (window + 1,), which holds padding."""
+    def fill(self, epoch: int, index: int, out: TokenIds, skip: int = 0) -> Row:
+        """Write window ``index`` of an epoch into ``out`` (targets + 1,), which holds padding; without its first ``skip`` targets."""
+        place, start, stop = self._cut(epoch, index)
+        start += skip
+        return fill_from_piece(self.store, int(self.pieces[place]), start, min(stop, start + len(out) - 1), out)
+
+    def filled(self, epoch: int, index: int) -> int:
+        """Targets of a window that are no padding."""
+        _, start, stop = self._cut(epoch, index)
+        return stop - start
+
+    def _cut(self, epoch: int, index: int) -> tuple[int, int, int]:
+        """The place of a window's piece among the pieces, and the first and the last of its tokens."""
         place = int(np.searchsorted(self.ends, index, "right"))
         number = index - int(self.ends[place] - self.counts[place])
         phase = int(self.phases(epoch)[place])
         start = max(0, number * self.window - phase)
-        stop = min((number + 1) * self.window - phase, int(self.targets[place]))
-        return fill_from_piece(self.store, int(self.pieces[place]), start, stop, out)
+        return place, start, min((number + 1) * self.window - phase, int(self.targets[place]))
+
+    def totals(self, epoch: int, running: Running) -> NDArray[np.float64]:
+        """For every window of an epoch the sum over its targets, (windows,), of what ``running`` has summed up to a token of the store."""
+        place = np.repeat(np.arange(len(self.pieces)), self.counts)
+        number = np.arange(self.num_windows) - (self.ends - self.counts)[place]
+        end = (number + 1) * self.window - self.phases(epoch)[place]
+        first = self.store.offset[self.pieces][place] + 1
+        start, stop = np.maximum(0, end - self.window), np.minimum(end, self.targets[place])
+        return running(first + stop) - running(first + start)

@@ -23,6 +23,8 @@ class Purpose(IntEnum):
     TEMPO = 7
     MASKED_NOTES = 8
     MASKED_BARS = 9
+    CORPORA = 10
+    CUTS = 11
 
 
 def random_words(count: int, purpose: Purpose, seed: int, number: int) -> NDArray[np.uint64]:

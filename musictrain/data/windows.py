@@ -9,10 +9,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple, Protocol, TypeVar
 
+import numpy as np
+from numpy.typing import NDArray
+
 from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers.protocol import TokenIds
 
 Value = TypeVar("Value")
+Running = Callable[[NDArray[np.int64]], NDArray[np.float64]]
 
 
 class Row(NamedTuple):
@@ -32,11 +36,21 @@ class Windows(Protocol):
         """Targets of a window."""
 
     @property
+    def multiple(self) -> int:
+        """What windows start at multiples of."""
+
+    @property
     def num_windows(self) -> int:
         """Windows in an epoch."""
 
-    def fill(self, epoch: int, index: int, out: TokenIds) -> Row:
-        """Write window ``index`` of an epoch into ``out`` (window + 1,), which holds padding."""
+    def fill(self, epoch: int, index: int, out: TokenIds, skip: int = 0) -> Row:
+        """Write window ``index`` of an epoch into ``out`` (targets + 1,), which holds padding; without its first ``skip`` targets."""
+
+    def filled(self, epoch: int, index: int) -> int:
+        """Targets of a window that are no padding."""
+
+    def totals(self, epoch: int, running: Running) -> NDArray[np.float64]:
+        """For every window of an epoch the sum over its targets, (windows,), of what ``running`` has summed up to a token of the store."""
 
 
 def fill_from_piece(store: TokenStore, piece: int, start: int, stop: int, out: TokenIds) -> Row:
