@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from musictrain.callbacks.anomaly_alerts import AnomalyAlerts
     from musictrain.callbacks.curriculum_schedule import CurriculumSchedule
     from musictrain.callbacks.ema_weight_averaging import EMAWeightAveraging
+    from musictrain.callbacks.gradual_unfreezing import GradualUnfreezing
     from musictrain.callbacks.live_page import LivePage
     from musictrain.callbacks.musical_early_stopping import MusicalEarlyStopping
     from musictrain.callbacks.notifications import Notifications
@@ -29,6 +30,7 @@ _HOMES = {
     "AnomalyAlerts": "musictrain.callbacks.anomaly_alerts",
     "CurriculumSchedule": "musictrain.callbacks.curriculum_schedule",
     "EMAWeightAveraging": "musictrain.callbacks.ema_weight_averaging",
+    "GradualUnfreezing": "musictrain.callbacks.gradual_unfreezing",
     "LivePage": "musictrain.callbacks.live_page",
     "MusicalEarlyStopping": "musictrain.callbacks.musical_early_stopping",
     "Notifications": "musictrain.callbacks.notifications",
@@ -47,6 +49,7 @@ __all__ = [
     "AnomalyAlerts",
     "CurriculumSchedule",
     "EMAWeightAveraging",
+    "GradualUnfreezing",
     "LivePage",
     "MusicalEarlyStopping",
     "Notifications",

@@ -28,7 +28,7 @@ from musictrain.replay import FollowStep, ReadVersions
 CHANGE_TRAINING = frozenset(
     {
         *("WeightAveraging", "StochasticWeightAveraging", "EMAWeightAveraging", "BaseFinetuning"),
-        *("AccumulationSchedule", "GradientAccumulationScheduler", "CurriculumSchedule", "AnomalyAlerts"),
+        *("AccumulationSchedule", "GradientAccumulationScheduler", "CurriculumSchedule", "GradualUnfreezing", "AnomalyAlerts"),
     }
 )
 # Those that are known to change nothing, so that nobody need be told that they are left out.

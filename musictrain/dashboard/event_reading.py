@@ -34,8 +34,9 @@ ACTIONS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "skipped": lambda row: "The update was left out",
     "lr_reduced": lambda row: f"Learning rate multiplied by {row.get('factor')} up to step {row.get('until')}",
     "rolled_back": _went_back,
+    "unfrozen": lambda row: f"Begins to train: {row.get('patterns')}",
 }
-"""What AnomalyAlerts does, in words."""
+"""What callbacks do to a training, AnomalyAlerts above all, in words."""
 
 
 def clean(text: Any, longest: int = LONGEST_TEXT) -> str:

@@ -49,6 +49,7 @@ def test_there_are_callbacks() -> None:
         "WriteSamples",
         "MusicalEarlyStopping",
         "EMAWeightAveraging",
+        "GradualUnfreezing",
         "PlainProgress",
         "ThroughputReport",
     } <= set(CALLBACKS)

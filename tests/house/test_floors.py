@@ -46,7 +46,7 @@ ONLY = {
     # Rooms that may use less than their floor offers.
     "callbacks": {
         *("notes", "suggestions", "runs", "data", "generation", "metrics", "listening", "checkpoints", "batch_seed", "speed"),
-        *("stopping", "health", "curriculum", "vitals", "dashboard", "notifications", "loggers", "sampling", "rolling_back"),
+        *("stopping", "health", "curriculum", "optim", "vitals", "dashboard", "notifications", "loggers", "sampling", "rolling_back"),
     },
     # They draw and tell what stands in the run folder; neither needs torch.
     "dashboard": {"notes", "suggestions", "runs"},
