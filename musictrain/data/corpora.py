@@ -18,6 +18,7 @@ from musictrain.data import corpus_store
 from musictrain.data.corpus import Corpus, CorpusError, Piece
 from musictrain.data.corpus_store import CorpusWriter, NotesStore, StoredCorpus, StoredPiece, cache_root, open_stored
 from musictrain.data.jsb16 import read_jsb16
+from musictrain.data.mixed_corpora import corpora_named, mixed
 from musictrain.data.piece_names import piece_names
 from musictrain.data.reading import read_in_order
 from musictrain.data.reading_progress import reading_progress
@@ -62,7 +63,8 @@ def load_corpus(
 
     Args:
         name: ``chorales``, ``ryans``, ``oneills`` or ``airds`` (all from music21's wheel), a folder of score files, or a .json file
-            of frames (see ``jsb16``). A name comes before a folder of the same name; write ``./chorales`` for the folder.
+            of frames (see ``jsb16``). A name comes before a folder of the same name; write ``./chorales`` for the folder. Several
+            joined by ``+`` are one corpus: see ``mixed_corpora``.
         cache_dir: where caches are kept; see ``cache_root``.
         splits: shares of train, valid and test. Sub-folders train, valid and test, or the .json file's own splits, come first.
         seed: of the splits.
@@ -74,6 +76,9 @@ def load_corpus(
         ValueError: if ``splits`` are no shares.
     """
     check_fractions(splits)
+    if len(names := corpora_named(name)) > 1:
+        each = [load_corpus(one, cache_dir=cache_dir, splits=splits, seed=seed, workers=workers, progress=progress) for one in names]
+        return mixed(each, cache_root(cache_dir) / "corpora")
     label, sources, left_out, read = _find(name, workers)
     target = cache_root(cache_dir) / "corpora" / f"{label}-{_key(sources, left_out)}"
     stored = open_stored(target)

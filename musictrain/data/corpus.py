@@ -50,6 +50,7 @@ class Corpus:
         fingerprint: sixteen hex digits that change with any note, name, group or split.
         twins: sets of pieces with the same notes but for transposition, by name.
         warnings: what its user should know, such as groups that the user's own splits divide.
+        corpora: of a mixed one the corpora that its pieces' names begin with, before a slash; see ``mixed_corpora``.
     """
 
     name: str
@@ -58,6 +59,7 @@ class Corpus:
     fingerprint: str = ""
     twins: Sequence[tuple[str, ...]] = ()
     warnings: Sequence[str] = ()
+    corpora: Sequence[str] = ()
 
     def split(self, name: str) -> list[Piece]:
         """The pieces of the split train, valid or test.
