@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.utils._foreach_utils import _get_fused_kernels_supported_devices
 
 
 class AdamW(torch.optim.AdamW):
@@ -17,7 +19,8 @@ class AdamW(torch.optim.AdamW):
         betas: memory of the gradient and of its square, each in [0, 1).
         eps: added to the denominator.
         weight_decay: share of a weight taken away in one step, times the learning rate.
-        fused: one kernel for the whole update; 2.8 times faster than the default on a CPU.
+        fused: one kernel for the whole update; 2.8 times faster than the default on a CPU. Where a device or a dtype has none, torch's
+            next best way is taken by itself.
 
     Raises:
         ValueError: if a value is out of range, from torch.
@@ -34,7 +37,22 @@ class AdamW(torch.optim.AdamW):
         weight_decay: float = 0.1,
         fused: bool = True,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=fused)
+        groups = list(params)
+        kernel = None if fused and not all(map(has_fused_kernel, tensors_of(groups))) else fused
+        super().__init__(groups, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay, fused=kernel)
         # torch's fused step would unscale 16-bit gradients by itself, so Lightning refuses to clip them under any mixed precision,
         # also under bf16-mixed, which scales nothing. Without this flag a scaler unscales them first, and clipping is right.
         self._step_supports_amp_scaling = False
+
+
+def has_fused_kernel(parameter: Tensor) -> bool:
+    """Whether torch has a fused kernel for it: for floating-point numbers, on most devices."""
+    return parameter.is_floating_point() and parameter.device.type in _get_fused_kernels_supported_devices()
+
+
+def tensors_of(groups: Iterable[Any]) -> Iterator[Tensor]:
+    """The parameters of what an optimizer takes: tensors, or groups of them, with names or without."""
+    for group in groups:
+        held = group["params"] if isinstance(group, dict) else [group]
+        for each in [held] if isinstance(held, Tensor) else held:
+            yield each[1] if isinstance(each, tuple) else each

@@ -1,0 +1,53 @@
+"""A step without gradients: of an update that was left out, or of weights that are frozen. It is to change nothing at all."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.optim import Optimizer
+
+
+class StandsStill(Optimizer):
+    """To be put before an optimizer's class: it is not even called where no parameter has a gradient.
+
+    torch's own optimizers count the steps of each parameter. Others count them for a whole group and weigh averages by them, also in steps
+    in which nothing was done.
+    """
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
+        """As the optimizer's own ``step``, if there is anything to do; gives back what the closure does."""
+        loss = with_gradients(closure)
+        if has_gradients(self):
+            self._own_step()
+        return loss
+
+    def _own_step(self) -> None:
+        step: Any = super().step
+        # What is called here must not call the hooks of a step once more.
+        if getattr(step, "hooked", False):
+            step.__wrapped__(self)
+        else:
+            step()
+
+
+def with_gradients(closure: Callable[[], Any] | None) -> Any:
+    """What a closure gives back that computes gradients; None without one."""
+    if closure is None:
+        return None
+    with torch.enable_grad():
+        return closure()
+
+
+def has_gradients(optimizer: Optimizer) -> bool:
+    """Whether any of its parameters has one."""
+    return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
+
+
+def under(optimizer: Optimizer, behaviour: type[Optimizer]) -> None:
+    """Let an optimizer behave as if its class had another in front."""
+    kind = type(optimizer)
+    if not isinstance(optimizer, behaviour):
+        optimizer.__class__ = type(kind.__name__, (behaviour, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
+        optimizer._patch_step_function()  # torch lets the step of each class call the hooks
