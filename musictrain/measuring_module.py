@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from musictrain.contract import check_token_range, tokens_of
 from musictrain.losses import NextTokenLoss, next_token_loss, token_nll
 from musictrain.micro_batches import MicroBatches, in_parts
+from musictrain.optim.two_weights import Shown
 from musictrain.running_sums import LikelihoodSums, widest_dtype
 
 
@@ -32,6 +33,17 @@ class MeasuringModule(lightning.LightningModule):
         self._unchecked_width: int | None = None
         self._valid_parts = MicroBatches(of="validation")
         self._likelihood = LikelihoodSums(torch.device("cpu"))
+        # Some optimizers compute gradients at other weights than those that are their result: while these are trained, only the
+        # latter are validated, sampled from and stored.
+        self._weights = Shown()
+
+    def on_validation_model_eval(self) -> None:
+        self._weights.average()
+        super().on_validation_model_eval()
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:  # type: ignore[override]
+        """The weights that are the result so far."""
+        return self._weights.put_into(super().state_dict(*args, **kwargs), self, kwargs.get("prefix", ""))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Logits (batch, time, vocab) for tokens (batch, time)."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
@@ -40,15 +40,16 @@ from musictrain.optim import (
     Schedule,
     WarmupCosine,
     clip_adaptively,
-    describe_groups,
     freeze,
-    parameter_groups,
-    scale_learning_rates,
+    optimizer_of,
 )
 from musictrain.optim.adaptive_clipping import check_ratio, check_weights_keep_their_rows
 from musictrain.optim.gradients import gradient_norm, gradients_of, multiply
+from musictrain.optim.making import check_trainer, describe_optimizer
 from musictrain.optim.schedules import no_limit
 from musictrain.optim.shared_factory import SharedFactory
+from musictrain.optim.two_passes import in_as_many_passes
+from musictrain.optim.two_weights import Shown
 from musictrain.running_sums import StepTokens, TrainingSums
 
 log = logging.getLogger(__name__)
@@ -154,6 +155,8 @@ class MusicModule(MeasuringModule):
         self._plateau = None if plateau is None else PlateauWatch(plateau)
         self._micro_batches = MicroBatches(micro_batches)
         self._latest: tuple[Any, Any] = (None, None)
+        self._batch: tuple[Any, int] = (None, 0)
+        self._passes_again = False
         self._spared: tuple[int, ...] = ()
         self._tokens_per_step = 1
         self._seed = 0
@@ -193,9 +196,11 @@ class MusicModule(MeasuringModule):
             compile_in_place(self.network, blocks=("blocks",) if apart else ())
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.optimizer_factory(parameter_groups(self.network, layer_decay=self.layer_decay))
-        scale_learning_rates(optimizer)
-        log.info("%s optimizes\n%s", type(optimizer).__name__, describe_groups(optimizer.param_groups))
+        optimizer = optimizer_of(self.network, self.optimizer_factory, vocab_size=self._unchecked_width, layer_decay=self.layer_decay)
+        if self._trainer is not None:
+            check_trainer(optimizer, self.trainer, self.schedule)
+        self._weights = Shown(optimizer)
+        log.info("%s optimizes\n%s", type(optimizer).__name__, describe_optimizer(optimizer, self.network))
         # No schedule's first factor depends on where it ends, which is not known before the loaders are there.
         self._schedule_of_run = self.schedule.over(sys.maxsize)
         # A function, since LambdaLR saves every other callable and would give a resumed run the length of the interrupted one.
@@ -234,15 +239,31 @@ class MusicModule(MeasuringModule):
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._seed_batch()
+        self._batch = batch, batch_idx
         if not self._begun:
             self._see_first_batch(batch)
         if self._plateau is not None and not self._plateau.is_noted:
             self._plateau.note(self.trainer.callback_metrics)
 
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Any = None) -> None:
+        closure = in_as_many_passes(optimizer, optimizer_closure, self._pass_again, self.trainer.accumulate_grad_batches)
+        super().optimizer_step(epoch, batch_idx, optimizer, closure)
+
+    def _pass_again(self) -> None:
+        """The gradients of the same batch with the same random numbers, at the weights of this moment; nothing is logged or counted."""
+        self._seed_batch()
+        self._passes_again = True
+        try:
+            # As the loop does it, but for the hooks of callbacks: through DDP, and in the run's precision.
+            self.backward(cast(Tensor, self.trainer.strategy.training_step(*self._batch)))
+        finally:
+            self._passes_again = False
+
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         result = self._loss_in_memory(batch)
-        self._latest = batch, result.loss.detach()
-        self._training_sums.add(result.nll_sum, result.num_tokens)
+        if not self._passes_again:
+            self._latest = batch, result.loss.detach()
+            self._training_sums.add(result.nll_sum, result.num_tokens)
         if not self._in_unlike_parts():
             return result.loss
         # Lightning divides by this number.
@@ -354,7 +375,13 @@ class MusicModule(MeasuringModule):
     def on_validation_start(self) -> None:
         self._training_sums.pause()
 
+    def on_train_end(self) -> None:
+        self._batch = None, 0
+        self._weights.average()
+        self._weights = Shown()
+
     def on_validation_end(self) -> None:
+        self._weights.trained()
         self._training_sums.start(self.device)
 
     # What a checkpoint holds besides the weights.
