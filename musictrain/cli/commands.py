@@ -31,6 +31,7 @@ COMMANDS = (
     Command("doctor", "Start", "check machine, devices, disk, fonts and packages", "musictrain.cli.doctor"),
     Command("fit", "Train", "train a model; every option of Lightning's CLI", "musictrain.cli.training"),
     Command("resume", "Train", "go on with a run", "musictrain.cli.resume"),
+    Command("stages", "Train", "several trainings as one; goes on wherever it was killed", "musictrain.cli.stages"),
     Command("validate", "Train", "the likelihood on the validation split", "musictrain.cli.training"),
     Command("test", "Train", "the likelihood on the test split", "musictrain.cli.training"),
     Command("predict", "Train", "run the model's predict step over the data", "musictrain.cli.training"),

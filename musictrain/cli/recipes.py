@@ -11,10 +11,20 @@ from musictrain.suggestions import did_you_mean
 
 CONFIG_OPTIONS = ("--config", "-c")
 PACKAGE = Path(__file__).parent.parent
+PROTOCOL = "stages-"  # what the files of protocols begin with
 
 
 def recipes() -> dict[str, Path]:
     """The shipped recipes by name: beside the package in a checkout, inside it in a wheel."""
+    return {name: path for name, path in _shipped().items() if not name.startswith(PROTOCOL)}
+
+
+def protocols() -> dict[str, Path]:
+    """The shipped protocols of several stages by name."""
+    return {name: path for name, path in _shipped().items() if name.startswith(PROTOCOL)}
+
+
+def _shipped() -> dict[str, Path]:
     for folder in (PACKAGE / "configs", PACKAGE.parent / "configs"):
         found = {path.stem: path for path in sorted(folder.glob("*.yaml"))}
         if found:

@@ -85,7 +85,22 @@ def anew(state: State, protocol: Protocol, start: str) -> State:
     if not later or (state.anew_from == start and next_stage(protocol, state) is not None):
         return replace(state, anew_from=start)
     kept = tuple(each for each in state.records if each.stage in names[:place])
-    return State(kept, (*state.replaced, *later), start)
+    return replace(state, records=kept, replaced=(*state.replaced, *later), anew_from=start)
+
+
+def begun_anew(protocol: Protocol, stages: Mapping[str, Resolved], state: State, start: str) -> State:
+    """Like ``anew``; and what the first demand began does begin anew once more if its configuration has changed since.
+
+    Raises:
+        ProtocolError: if the stage cannot begin anew, or one before it has changed.
+    """
+    found = anew(state, protocol, start)
+    try:
+        check_unchanged(protocol, stages, found)
+    except ProtocolError:
+        found = anew(replace(state, anew_from=""), protocol, start)
+        check_unchanged(protocol, stages, found)
+    return found
 
 
 def check_unchanged(protocol: Protocol, stages: Mapping[str, Resolved], state: State) -> None:

@@ -143,12 +143,13 @@ class Protocol:
         return self.stages[names.index(name)]
 
 
-def read_protocol(told: Any, default_name: str) -> Protocol:
+def read_protocol(told: Any, default_name: str, name: str | None = None) -> Protocol:
     """The protocol that a YAML file holds.
 
     Args:
         told: plain values.
         default_name: its name where it does not say one.
+        name: its name whatever it says.
 
     Raises:
         ProtocolError: for anything that cannot be meant.
@@ -161,11 +162,11 @@ def read_protocol(told: Any, default_name: str) -> Protocol:
     listed = told.get("stages")
     if not isinstance(listed, list) or not listed:
         raise ProtocolError(f"A protocol needs 'stages', a list of at least one, got {listed!r}.")
-    name = checked_name(told.get("name", default_name), "The protocol")
+    called = checked_name(told.get("name", default_name) if name is None else name, "The protocol")
     stages: list[Stage] = []
     for number, each in enumerate(listed, start=1):
         stages.append(_stage(each, number, [stage.name for stage in stages]))
-    return Protocol(name, tuple(stages), mapping(told.get("config"), "The protocol's 'config'"))
+    return Protocol(called, tuple(stages), mapping(told.get("config"), "The protocol's 'config'"))
 
 
 def _stage(told: Any, number: int, earlier: list[str]) -> Stage:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from musictrain.runs.secrets import hidden_config
 from musictrain.stages.merging import merged, value_at, with_value
 from musictrain.stages.protocol import Budget, Protocol, ProtocolError, Stage, hint
 from musictrain.stages.references import check_references
@@ -35,7 +36,8 @@ class Resolved:
     def told(self) -> dict[str, Any]:
         """What may not change once the stage has begun: its configuration, and what it took over."""
         over = None if self.stage.hand_over is None else asdict(self.stage.hand_over)
-        return {**self.config, "hand_over": over}
+        # It is written down: without secrets.
+        return {**hidden_config(self.config), "hand_over": over}
 
 
 def resolve(protocol: Protocol, folder: Path, recipes: Mapping[str, Path], read: Read) -> dict[str, Resolved]:

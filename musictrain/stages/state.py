@@ -50,12 +50,14 @@ class State:
     Args:
         records: of the stages as they stand.
         replaced: of those that ``--from`` has begun anew, oldest first.
-        anew_from: the stage that the last ``--from`` named, until all is done; empty otherwise.
+        anew_from: the stage that the last ``--from`` named; empty if there was none.
+        checked: fingerprint of the configurations that ``fit`` has been asked whether it can read them.
     """
 
     records: tuple[Record, ...] = ()
     replaced: tuple[Record, ...] = ()
     anew_from: str = ""
+    checked: str = ""
 
     def record(self, stage: str) -> Record | None:
         """That of a stage, None if it has not begun."""
@@ -86,7 +88,7 @@ def read_state(path: Path) -> State:
         if told["schema"] != SCHEMA:
             raise ProtocolError(f"{path} was written by another version of musictrain (schema {told['schema']}, here {SCHEMA}).")
         records, replaced = (tuple(map(_record, told[key])) for key in ("records", "replaced"))
-        return State(records, replaced, str(told["anew_from"]))
+        return State(records, replaced, str(told["anew_from"]), str(told.get("checked", "")))
     except (KeyError, TypeError, ValueError) as error:
         if isinstance(error, ProtocolError):
             raise
