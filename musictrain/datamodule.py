@@ -3,25 +3,28 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 from lightning.pytorch import LightningDataModule
 
+from musictrain.curriculum.course import Course
+from musictrain.curriculum.dial import WHOLE, Dial
 from musictrain.data.accumulation import rule_of
 from musictrain.data.batches import BatchPlan, rows_of_rank
 from musictrain.data.corpora import Corpus, cache_root, load_corpus
 from musictrain.data.evaluation_batches import EvaluationPlan
 from musictrain.data.first_process import build_first, is_spread
 from musictrain.data.loading import BatchLoader, batch_loader
-from musictrain.data.masking import check_mask
+from musictrain.data.mixed_corpora import check_one_of, pieces_of_corpora
+from musictrain.data.orderings import NOTHING_ASKED, AskedOrderings, Ordering, Stretches
 from musictrain.data.passed_over import PassedOver
-from musictrain.data.splits import check_fractions
+from musictrain.data.settings import check_settings
 from musictrain.data.token_store import TokenStore
 from musictrain.data.token_store_building import open_or_build
 from musictrain.data.tokenizers import Tokenizer, VoiceGrid
-from musictrain.data.transposition import check_range
-from musictrain.data.value_jitter import check_steps
 
 log = logging.getLogger(__name__)
 
@@ -41,10 +44,12 @@ class MusicDataModule(LightningDataModule):
     key, of one batch of A times ``batch_size``. So that no step is cut short, an epoch is a whole number of steps: as many as cover the
     corpus once. Training goes through the batches in order and never repeats one; the checkpoint keeps how many were trained on, and a
     resumed run goes on with the next, in mid-epoch too, with another ``batch_size`` too. See ``NumberedBatches`` for what a batch holds.
-    Batches that have spoiled a training can be left out of all that follows: see ``pass_over``.
+    Batches that have spoiled a training can be left out of all that follows: see ``pass_over``. A curriculum changes what a batch holds by
+    a dial that is a function of the batch's number too: see ``follow``.
 
     Args:
-        corpus: ``chorales``, ``ryans``, ``oneills``, ``airds``, a folder of scores, or a JSON file of four-part frames.
+        corpus: ``chorales``, ``ryans``, ``oneills``, ``airds``, a folder of scores, or a JSON file of four-part frames; several are joined
+            by a plus, as ``ryans+chorales``, each with its own splits. Tunes that one of them is measured on are trained on in none.
         tokenizer: notes to token ids; None means ``VoiceGrid()``, four voices on a 16th grid.
         window: targets of a training row, a multiple of the tokenizer's ``tokens_per_step``.
         valid_window: targets of a row at most where likelihood is measured; None means ``window``.
@@ -65,6 +70,7 @@ class MusicDataModule(LightningDataModule):
         tempo_jitter: faster or slower by up to so many of the tokenizer's tempos.
         mask_notes: probability that a note is hidden from the network while training; see ``Masker``.
         mask_bars: probability that a bar is hidden, against networks that copy the bar before.
+        valid_corpus: of several corpora the one that validation and test pieces are of; None measures on all.
 
     Raises:
         ValueError: at construction, if an argument cannot work; in ``setup``, if corpus, tokenizer and window do not fit together.
@@ -91,6 +97,7 @@ class MusicDataModule(LightningDataModule):
         tempo_jitter: int = 0,
         mask_notes: float = 0.0,
         mask_bars: float = 0.0,
+        valid_corpus: str | None = None,
     ) -> None:
         super().__init__()
         self.corpus_name = str(Path(corpus).expanduser()) if str(corpus).startswith("~") else str(corpus)
@@ -112,44 +119,16 @@ class MusicDataModule(LightningDataModule):
         self.tempo_jitter = tempo_jitter
         self.mask_notes = mask_notes
         self.mask_bars = mask_bars
-        self._check()
+        self.valid_corpus = valid_corpus
+        check_settings(self)
         self._corpus: Corpus | None = None
         self._store: TokenStore | None = None
         self._offset = 0
         self._resume_at = 0
         self._batch_size_before: int | None = None
         self._passed_over = PassedOver()
-
-    def _check(self) -> None:
-        step = self.tokenizer.tokens_per_step
-        for name in ("window", "valid_window"):
-            if (value := getattr(self, name)) < 1 or value % step:
-                raise ValueError(
-                    f"{name}={value}, expected a multiple of {step}, the tokens per step of {self.tokenizer.name},"
-                    f" such as {max(1, round(value / step)) * step}."
-                )
-        if self.align is not None and self.packing:
-            raise ValueError(f"align={self.align} needs packing=False: in a packed row a piece may begin anywhere.")
-        if self.align is not None and (self.align < 1 or self.align % step or self.window % self.align or self.valid_window % self.align):
-            raise ValueError(
-                f"align={self.align}, expected a multiple of {step} tokens that divides window={self.window} and"
-                f" valid_window={self.valid_window}."
-            )
-        for name, least in (("batch_size", 1), ("valid_batch_size", 1), ("num_workers", 0), ("seed", 0)):
-            if (value := getattr(self, name)) is not None and value < least:
-                raise ValueError(f"{name}={value}, expected at least {least}.")
-        if self.wait_minutes <= 0:
-            raise ValueError(f"wait_minutes={self.wait_minutes}, expected more than 0.")
-        if len(self.transpose) != 2:
-            raise ValueError(f"transpose={self.transpose}, expected the lowest and the highest shift, such as (-5, 6).")
-        check_range(*self.transpose)
-        if self.transpose_within not in ("vocabulary", "corpus"):
-            raise ValueError(f"transpose_within={self.transpose_within!r}, expected 'vocabulary' or 'corpus'.")
-        check_fractions(self.splits)
-        check_steps(self.tokenizer, "Velocity", self.velocity_jitter)
-        check_steps(self.tokenizer, "Tempo", self.tempo_jitter)
-        check_mask(self.tokenizer, "notes", self.mask_notes)
-        check_mask(self.tokenizer, "bars", self.mask_bars)
+        self._course: Course | None = None
+        self._orderings = AskedOrderings()
 
     @property
     def vocab_size(self) -> int:
@@ -175,6 +154,7 @@ class MusicDataModule(LightningDataModule):
             folder = cache_root(self.cache_dir) / "tokens"
             # Once on each machine, before it is trained on: what looks whole may hold other tokens than were written.
             trains = self.trainer is not None and self.trainer.local_rank == 0
+            check_one_of(self.valid_corpus, self.corpus)
             self._store = open_or_build(self.corpus, self.tokenizer, folder, verify=trains)
             self._log_store(self._store)
         return self._store
@@ -199,29 +179,29 @@ class MusicDataModule(LightningDataModule):
         Raises:
             ValueError: also in every other process, if one could not make them, with its reason; or if that took too long.
         """
-        local_rank = 0 if self.trainer is None else self.trainer.local_rank
-        build_first(
-            lambda: self.store,
-            is_builder=local_rank == 0,
-            what="read the corpus and make its tokens",
-            wait_minutes=self.wait_minutes,
-            says=local_rank <= 1,
-        )
+        self._make_first("read the corpus and make its tokens", lambda: self.store)
         if stage == "fit":
             self._offset, self._resume_at, self._batch_size_before = 0, 0, None
             _, world_size = self._rank_and_world()
             rows_of_rank(self.batch_size, 0, world_size)
             self.train_plan()
 
+    def _make_first(self, what: str, make: Callable[[], Any]) -> None:
+        local_rank = 0 if self.trainer is None else self.trainer.local_rank
+        build_first(make, is_builder=local_rank == 0, what=what, wait_minutes=self.wait_minutes, says=local_rank <= 1)
+
     def train_dataloader(self) -> BatchLoader:
         """Training batches, from where training stands; an epoch of them covers the corpus once."""
         rank, world_size = self._rank_and_world()
+        if self._orderings.weights:
+            self._make_first("order the windows by difficulty", self.train_plan)
         plan = self.train_plan()
         self._count_in_own_batches()
         return batch_loader(
             plan,
             first=lambda: self.position,
             numbers=lambda start, count: self._passed_over.numbers(start, count, self.batch_size),
+            dial=None if self._course is None else lambda number: plan.checked(self.dial_at(number)),
             rank=rank,
             world_size=world_size,
             num_workers=self.num_workers,
@@ -261,14 +241,62 @@ class MusicDataModule(LightningDataModule):
             transpose_within=self.transpose_within,
             align=self.align,
             **{name: getattr(self, name) for name in OFF},
+            difficulty=self._orderings.difficulty(self.store, self.tokenizer, self.corpus),
+            corpora=pieces_of_corpora(self.store, self.corpus.corpora),
         )
 
     def evaluation_plan(self, split: str) -> EvaluationPlan:
         """The batches of ``train``, ``valid`` or ``test`` to measure on."""
         pieces = self.store.pieces(split)
+        if self.valid_corpus is not None and self.corpus.corpora and split != "train":
+            pieces = np.intersect1d(pieces, pieces_of_corpora(self.store, [self.valid_corpus])[self.valid_corpus])
         batch_size = self.valid_batch_size or self.batch_size
         step = self.tokenizer.tokens_per_step
         return EvaluationPlan(self.store, pieces, self.valid_window, batch_size, step, self.tokenizer.pad_id)
+
+    # The curriculum: what it asks for at each number.
+
+    def follow(self, course: Course) -> None:
+        """Let a curriculum steer the batches of the next fit: batch ``number`` is made of what ``course.at(number)`` says.
+
+        Called before the loaders are made, as ``CurriculumSchedule`` does. ``course.orderings`` says by what windows are easy or hard; what
+        is not known yet is computed once, and kept beside the tokens.
+
+        Raises:
+            ValueError: if there is no such ordering.
+        """
+        self._orderings.ask(course.orderings)
+        self._course = course
+
+    def dial_at(self, number: int) -> Dial:
+        """What the curriculum says of batch ``number``; everything, whole, without one."""
+        return WHOLE if self._course is None else self._course.at(number)
+
+    def take_in(self, name: str, fingerprint: str, make: Callable[[Stretches], Ordering]) -> None:
+        """Give an ordering that is computed elsewhere, such as ``reference_loss``; found beside the tokens if it was made before.
+
+        Args:
+            name: of the ordering.
+            fingerprint: of what it is computed with, such as a network's weights; what is kept is found by it.
+            make: computes it for the training pieces; asked at most once on each machine.
+
+        Raises:
+            ValueError: if there is no such ordering, or in all processes, if one could not compute it.
+        """
+
+        def take() -> None:
+            self._orderings.take_in(self.store, self.tokenizer, name, fingerprint, make)
+
+        self._orderings.taken_in.pop(name, None)
+        self._make_first(f"order the windows by {name}", take)
+        if name not in self._orderings.taken_in:
+            take()  # what the first process has put beside the tokens
+
+    def teardown(self, stage: str) -> None:
+        """Follow nobody any more: the next fit may have another curriculum, or none."""
+        if stage == "fit":
+            self._course = None
+            self._orderings.ask(())
 
     def _rank_and_world(self) -> tuple[int, int]:
         # Among the ranks that see different data: fewer than all where several share a batch, as in tensor parallelism.
@@ -351,7 +379,7 @@ class MusicDataModule(LightningDataModule):
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
         self._compare("corpus", state_dict["corpus"], self.corpus.name, self.corpus.fingerprint)
-        now, then = self._batch_settings(), {**OFF, **state_dict["batches"]}
+        now, then = self._batch_settings(), {**OFF, **NOTHING_ASKED, **state_dict["batches"]}
         own = now.pop("batch_size")
         self._passed_over.add_rows(state_dict.get("passed_over", ()))
         self._go_on_after(int(state_dict["position"]), then.get("batch_size", own))
@@ -381,7 +409,7 @@ class MusicDataModule(LightningDataModule):
 
     def _batch_settings(self) -> dict[str, Any]:
         names = ("seed", "window", "batch_size", "packing", "transpose_within", "align", *OFF)
-        return {**{name: getattr(self, name) for name in names}, "transpose": list(self.transpose)}
+        return {**{name: getattr(self, name) for name in names}, "transpose": list(self.transpose), **self._orderings.settings()}
 
 
 def _trained_in_checkpoint(trainer: Any) -> int:

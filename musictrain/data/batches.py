@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 
 from musictrain.curriculum.dial import WHOLE, Dial
-from musictrain.data.decks import Dealt, Deck, kept_targets
+from musictrain.data.decks import NOBODY_KNOWS, Dealt, Deck, kept_targets
 from musictrain.data.masking import Masker
 from musictrain.data.orderings.difficulty import Difficulty
 from musictrain.data.packed_windows import PackedWindows
@@ -193,6 +193,18 @@ class BatchPlan:
         if self.maskers:
             batch["hidden"] = torch.from_numpy(self._hidden(tokens[:, :-1], dealt))
         return batch
+
+    def checked(self, dial: Dial) -> Dial:
+        """The dial, if the plan has what it asks for.
+
+        Raises:
+            ValueError: if it asks for an order of difficulty or a corpus that is not there.
+        """
+        if dial.difficulty < 1.0 and self.difficulty is None:
+            raise ValueError(NOBODY_KNOWS)
+        for corpus, _ in dial.mixture:
+            self.deck(corpus)
+        return dial
 
     def row_targets(self, dial: Dial) -> int:
         """Targets of each row of a batch with this dial, padding included."""

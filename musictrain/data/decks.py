@@ -18,6 +18,11 @@ from musictrain.data.windows import Windows, recall
 
 SHAPES = 16  # widths that cut rows may have: each may be compiled for, and takes memory of its own
 
+NOBODY_KNOWS = (
+    "A curriculum asks for the easiest windows, but nobody said what is easy: give it `orderings`, such as {surprisal: 1.0}; and a"
+    " BatchPlan its `difficulty`."
+)
+
 
 class Dealt(NamedTuple):
     """What a row is dealt: from which deck, under which number of the whole training, which window of which epoch."""
@@ -87,10 +92,7 @@ class Deck:
 
     def _order(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         if self.difficulty is None:
-            raise ValueError(
-                "A curriculum asks for the easiest windows, but nobody said what is easy: give the data module `orderings`, such as"
-                " --data.orderings '{surprisal: 1.0}'."
-            )
+            raise ValueError(NOBODY_KNOWS)
         order = self.difficulty.order(self.windows, epoch, self._permutation(epoch))
         rank = np.empty_like(order)
         rank[order] = np.arange(len(order))

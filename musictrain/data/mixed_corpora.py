@@ -24,6 +24,7 @@ from musictrain.data.token_store import TokenStore
 from musictrain.data.tune_groups import tune_groups, tune_windows, twin_key
 from musictrain.notes import Notes
 from musictrain.runs.atomic import atomic_write
+from musictrain.suggestions import did_you_mean
 
 JOINT = "+"
 
@@ -96,6 +97,16 @@ def _measured_elsewhere(pieces: Sequence[tuple[str, Piece]], first: Sequence[int
         if piece.split == "train" and others:
             left_out[number] = others[0]
     return left_out
+
+
+def check_one_of(name: str | None, corpus: Corpus) -> None:
+    """Refuse to measure on what is none of the corpora that are mixed.
+
+    Raises:
+        ValueError: naming those there are.
+    """
+    if name is not None and name not in (known := list(corpus.corpora) or [corpus.name]):
+        raise ValueError(f"valid_corpus={name!r}, expected one of {', '.join(known)}. {did_you_mean(name, known)}".rstrip())
 
 
 def pieces_of_corpora(store: TokenStore, labels: Sequence[str]) -> dict[str, NDArray[np.int64]]:

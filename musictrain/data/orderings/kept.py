@@ -12,6 +12,7 @@ import io
 import logging
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -54,6 +55,22 @@ def kept_ordering(store: TokenStore, stretches: Stretches, name: str, fingerprin
         log.warning("The ordering %s cannot be used and is computed again (%s: %s)", path, type(error).__name__, error)
         return None
     return ordering
+
+
+def kept_or_made(store: TokenStore, stretches: Stretches, name: str, fingerprint: str, make: Callable[[Stretches], Ordering]) -> Ordering:
+    """An ordering that depends on something of its own, which ``fingerprint`` is of: kept beside the store, else made and put there.
+
+    Raises:
+        ValueError: if what was made is of other stretches.
+    """
+    whole = fingerprint_of(store, stretches, name, fingerprint)
+    if (found := kept_ordering(store, stretches, name, whole)) is not None:
+        return found
+    made = make(stretches)
+    if made.value.shape != (len(stretches),):
+        raise ValueError(f"The ordering {name} has {made.value.size} stretches, expected the {len(stretches)} of {store.folder}.")
+    keep_ordering(store, name, whole, made)
+    return made
 
 
 def keep_ordering(store: TokenStore, name: str, fingerprint: str, ordering: Ordering) -> None:
