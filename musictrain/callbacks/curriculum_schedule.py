@@ -207,10 +207,11 @@ class CurriculumSchedule(Callback):
         if fault:
             raise ValueError(fault)
         assert self.goal is not None
-        decision = None if value is None else self.course.judge(value, self.goal, next_number(trainer, self.delay))
+        count = batches_done(trainer) + self.delay
+        decision = None if value is None else self.course.judge(value, self.goal, number_of_batch(trainer, count), count)
         if decision is not None:
             log.info("%s is %.4g: from batch %d on competence is %.3f.", self.monitor, value, decision.first, decision.competence)
-            facts = {"batch": decision.first, "competence": decision.competence, "metric": self.monitor, "value": value}
+            facts = {"batch": decision.first, "count": count, "competence": decision.competence, "metric": self.monitor, "value": value}
             self._record("curriculum", step=trainer.global_step, **facts)
 
     def _heard(self, trainer: Trainer) -> tuple[float | None, str]:
@@ -252,8 +253,9 @@ class CurriculumSchedule(Callback):
         """Go on from there, also with another accumulation or size of batch: from the amount that was behind."""
         if self.course is None or "course" not in state_dict or self._trainer is None:
             return
-        then, now = state_dict.get("batch_size"), rows_of(self._trainer)
-        self.course.load_state_dict(state_dict["course"], (then, now) if then and now else (1, 1))
+        trainer, then, now = self._trainer, state_dict.get("batch_size"), rows_of(self._trainer)
+        rows = (then, now) if then and now else (1, 1)
+        self.course.load_state_dict(state_dict["course"], rows, lambda count: number_of_batch(trainer, count))
         self.course.value_at_start = self.course.value_at_start if self.first_value is None else self.first_value
 
 
@@ -271,10 +273,15 @@ def checked_orderings(orderings: Mapping[str, float] | None, *, turns: bool) -> 
     return {str(name): float(weight) for name, weight in given.items()}
 
 
-def next_number(trainer: Trainer, later: int = 0) -> int:
-    """The number of the batch that comes after those that were trained on, or so many batches later."""
+def batches_done(trainer: Trainer) -> int:
+    """How many batches were trained on, by the Trainer's count."""
     total: Any = trainer.fit_loop.epoch_loop.batch_progress.total
-    return number_of_batch(trainer, int(total.processed) + later)
+    return int(total.processed)
+
+
+def next_number(trainer: Trainer) -> int:
+    """The number of the batch that comes after those that were trained on."""
+    return number_of_batch(trainer, batches_done(trainer))
 
 
 def rows_of(trainer: Trainer) -> int | None:

@@ -26,6 +26,7 @@ from musictrain.replay.chosen import (
     attempt_of_step,
     attempts_of,
     began_elsewhere,
+    decided_until,
     first_whole,
     reach_of,
     recorded_until,
@@ -42,7 +43,9 @@ from musictrain.runs.standing import duration
 from musictrain.runs.status import is_gone, read_status
 
 if TYPE_CHECKING:
+    from musictrain.callbacks import CurriculumSchedule
     from musictrain.cli.replay_trainer import ReplayCLI
+    from musictrain.curriculum import Course
     from musictrain.replay.writing import Told
 
 Say = Callable[[str], None]
@@ -177,6 +180,7 @@ class Replaying:
             cli = self._build(scratch)
             self._check_data(cli)
             self._pass_over(cli)
+            self._foretell(cli)
             if run_again:
                 say(self.outlook())
                 self._go(cli)
@@ -243,6 +247,13 @@ class Replaying:
         pass_over(cli.datamodule, before)
         self.notes += [f"Passed over, as in the run since it went back to step {each.to:,}: {each.passed_over}." for each in before]
 
+    def _foretell(self, cli: ReplayCLI) -> None:
+        """Let a curriculum go by what was decided then: validations are not done again."""
+        from musictrain.curriculum import Decision
+
+        for schedule in schedules_of(cli):
+            schedule.foretell(Decision(*each) for each in decided_until(self.run, self.attempt, self.attempts))
+
     def _go(self, cli: ReplayCLI) -> None:
         """Do the steps again. What a guard of the run's own ends is told of as far as it came."""
         from musictrain.cli.replay_quiet import quiet_records
@@ -294,7 +305,25 @@ class Replaying:
 
         plan = cli.datamodule.train_plan()
         state = self.outline.get(type(cli.datamodule).__qualname__) or {}
-        return [plan.batch(number) for number in numbers_of_step(cli, state, self.began_at, self.step)]
+        numbers = numbers_of_step(cli, state, self.began_at, self.step)
+        course = self._course(cli)
+        return [plan.batch(number) if course is None else plan.batch(number, dial=course.at(number)) for number in numbers]
+
+    def _course(self, cli: ReplayCLI) -> Course | None:
+        """The dial of every batch as the version knows it, found without training."""
+        for schedule in schedules_of(cli):
+            course, state = schedule.lead(cli.trainer, cli.datamodule), (self.outline.get("callbacks") or {}).get(schedule.state_key)
+            if course is not None and state:
+                course.load_state_dict(state["course"], (state.get("batch_size") or 1, cli.datamodule.batch_size))
+            return course
+        return None
+
+
+def schedules_of(cli: ReplayCLI) -> list[CurriculumSchedule]:
+    """The curricula of a run's Trainer: one, or none."""
+    from musictrain.callbacks import CurriculumSchedule
+
+    return [callback for callback in cli.trainer.callbacks if isinstance(callback, CurriculumSchedule)]  # type: ignore[attr-defined]
 
 
 def _in_short(error: Exception) -> str:

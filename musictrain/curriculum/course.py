@@ -18,8 +18,8 @@ from __future__ import annotations
 
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from fractions import Fraction
 from typing import Any
 
@@ -38,10 +38,12 @@ class Decision:
     Args:
         first: number of that batch.
         competence: from 0 to 1.
+        count: how many batches are trained on before it, by which it is found again where others are passed over later; None if unknown.
     """
 
     first: int
     competence: float
+    count: int | None = None
 
 
 class Course:
@@ -128,7 +130,7 @@ class Course:
 
     # By a monitored value.
 
-    def judge(self, value: float, goal: float, first: int) -> Decision | None:
+    def judge(self, value: float, goal: float, first: int, count: int | None = None) -> Decision | None:
         """Hold a value against the one at the start and the goal; gives back the decision, None if the network has come no further.
 
         Competence is the part of the way from the first value that was seen to the goal. It never falls: what was once drawn from stays.
@@ -137,6 +139,7 @@ class Course:
             value: that was measured just now; one that is not finite says nothing.
             goal: at which everything is drawn from.
             first: number of the first batch that a decision may hold for.
+            count: how many batches are trained on before that one.
         """
         if not math.isfinite(value):
             return None
@@ -145,7 +148,7 @@ class Course:
         competence = 1.0 if way == 0.0 else min(1.0, max(0.0, (value - self.value_at_start) / way))
         if competence <= (self.table[-1].competence if self.table else 0.0):
             return None
-        self._decide(Decision(max(first, self.table[-1].first if self.table else 0), competence))
+        self._decide(Decision(max(first, self.table[-1].first if self.table else 0), competence, count))
         return self.table[-1]
 
     def _decide(self, decision: Decision) -> None:
@@ -158,8 +161,8 @@ class Course:
         self._foretold = sorted(decisions, key=lambda decision: decision.first)
         self._add_foretold()
 
-    def _add_foretold(self) -> None:
-        for decision in self._foretold:
+    def _add_foretold(self, number_of: Callable[[int], int] | None = None) -> None:
+        for decision in (placed(decision, number_of) for decision in self._foretold):
             if not self.table or (decision.first > self.table[-1].first and decision.competence > self.table[-1].competence):
                 self._decide(decision)
 
@@ -177,25 +180,35 @@ class Course:
             "settings": self.settings(),
             "counted_from": [first, self.amount(first)],
             "next": [int(number), self.amount(number)],
-            "table": [[decision.first, decision.competence] for decision in self.table],
+            "table": [[decision.first, decision.competence, decision.count] for decision in self.table],
             "value_at_start": self.value_at_start,
         }
 
-    def load_state_dict(self, state: Mapping[str, Any], rows: tuple[int, int] = (1, 1)) -> None:
+    def load_state_dict(
+        self, state: Mapping[str, Any], rows: tuple[int, int] = (1, 1), number_of: Callable[[int], int] | None = None
+    ) -> None:
         """Go on from a saved state. The settings stay those of the constructor; where a number said something else under the saved ones,
         is counted on from the amount that was behind.
 
         Args:
             state: as ``state_dict`` gave it.
             rows: of a batch then and now, where numbers have come to count batches of another size.
+            number_of: the number of the batch before which so many are trained on, where others may be passed over since then.
         """
-        self.table = [Decision(in_batches_of(first, rows), float(competence)) for first, competence in state["table"]]
+        decisions = [Decision(in_batches_of(first, rows), float(competence), count) for first, competence, count in state["table"]]
+        number_of = number_of if rows[0] == rows[1] else None
+        self.table = [placed(decision, number_of) for decision in decisions]
         self.value_at_start = state["value_at_start"]
         same = state["settings"] == self.settings() and rows[0] == rows[1]
         first, amount = state["counted_from" if same else "next"]
         if state["settings"]["by"] == self.by:
             self._count = self._counted_from(in_batches_of(first, rows), amount)
-        self._add_foretold()
+        self._add_foretold(number_of)
+
+
+def placed(decision: Decision, number_of: Callable[[int], int] | None) -> Decision:
+    """The decision with the number that its batch has by now."""
+    return decision if decision.count is None or number_of is None else replace(decision, first=number_of(decision.count))
 
 
 def in_batches_of(number: int, rows: tuple[int, int]) -> int:

@@ -61,9 +61,15 @@ HEALTH = {
     "memory_mib": ("health/memory_mib", "machine", "Memory held, most of all ranks", "MiB", "memory"),
     "slowest_rank": ("health/slowest_rank", "machine", "Slowest rank, times the usual one", "", "slowest rank"),
 }
+# What CurriculumSchedule says of the batches: the word in the chart; a corpus has its own name.
+CURRICULUM = {"difficulty": "windows drawn from", "length": "of a window kept", "competence": "competence"}
+OF_BATCHES = (
+    "What batches are made of: the share of the windows, easiest first, that are drawn from; the share of a window that rows keep; the "
+    "shares of the corpora."
+)
 # The order within a section; what is not named here follows by its name.
 FIRST: tuple[str, ...] = (
-    *("loss", "learning rate", "gradient norm", "nats_per_note", "bits_per_beat"),
+    *("loss", "learning rate", "gradient norm", "curriculum", "nats_per_note", "bits_per_beat"),
     *("where the time goes", "speed/tokens_per_second", "speed/mfu", "speed/data_wait", "speed/memory_peak_mib"),
     *SCORES,
 )
@@ -113,6 +119,10 @@ def _place(key: str) -> tuple[Chart, str]:
     if (told := HEALTH.get(key.removeprefix("health/"))) and key.startswith("health/"):
         name, section, title, unit, word = told
         return Chart(name, section, title, unit), word
+    if key.startswith("curriculum/"):
+        part = key.removeprefix("curriculum/")
+        word = CURRICULUM.get(part, part.removeprefix("share_"))
+        return Chart("curriculum", "learning", "Curriculum", "share", about=OF_BATCHES), word
     if match := SHARE.match(key):
         return Chart("where the time goes", "machine", "Where the time goes", "share", "stack"), match[1]
     if MACHINE.search(key) or key == TOKENS:

@@ -91,7 +91,7 @@ class EventReader:
 
     @property
     def actions(self) -> list[dict[str, Any]]:
-        """What was done to the training when something was wrong with it, the last ones, oldest first."""
+        """What was done to the training on its way, the last ones, oldest first."""
         return list(self._actions)
 
     def read(self) -> None:
@@ -117,8 +117,8 @@ class EventReader:
             self._versions.get(clean(row.get("version"), 100), {})["removed"] = True
         elif event == "best":
             self.best = {key: clean(row[key], 200) if key == "metric" else row[key] for key in ("metric", "value", "step") if key in row}
-        elif event in ACTIONS and isinstance(row.get("step"), int):
-            self._actions.append({"step": row["step"], "event": event, "text": clean(ACTIONS[event](row), 120)})
+        elif event in ACTIONS and isinstance(row.get("step"), int) and (text := ACTIONS[event](row)):
+            self._actions.append({"step": row["step"], "event": event, "text": clean(text, 120)})
         if event in ("started", "resumed"):
             self.last_state = "training"
         elif event in ("finished", "stopped", "failed", "interrupted"):

@@ -171,6 +171,18 @@ def first_whole(versions: Iterable[Version]) -> tuple[Version | None, list[str]]
     return None, reasons
 
 
+def decided_until(run: RunFolder, attempt: Attempt, attempts: Sequence[Attempt]) -> list[tuple[int, float, int]]:
+    """What a curriculum by value decided on the branch of an attempt: first batch, competence, batches before it. Decisions of steps that a
+    later start of the run did not go on from are another branch's."""
+    events = [event for event in read_records(run.events) if event.get("event") == "curriculum" and "competence" in event]
+    kept: list[dict[str, Any]] = []
+    for each in [each for each in attempts if each.number <= attempt.number]:
+        ended = min((later.began for later in attempts if later.number > each.number), default=math.inf)
+        kept = [event for event in kept if (step_of(event) or 0) <= each.from_step]
+        kept += [event for event in events if each.began <= float(event.get("time") or 0.0) < ended]
+    return [(int(event["batch"]), float(event["competence"]), int(event["count"])) for event in kept]
+
+
 def began_elsewhere(run: RunFolder) -> int:
     """The step at which the first attempt began: more than 0 where the run went on from another run's version."""
     attempts = attempts_of(run.metrics)

@@ -113,6 +113,19 @@ def test_after_a_resume_or_in_another_process_it_says_the_same(by: str) -> None:
     assert [again.at(number) for number in range(90)] == dials == [sent.at(number) for number in range(90)]
 
 
+def test_where_batches_are_passed_over_a_decision_holds_from_as_many_batches_later() -> None:
+    by = "value"
+    before, after = course(by), course(by)
+    before.judge(4.0, 1.0, 10, count=10)
+    before.judge(2.5, 1.0, 30, count=30)
+    foretold = course(by)
+    foretold.foretell(before.table)
+    for each, state in ((after, before.state_dict(25)), (foretold, course(by).state_dict(25))):
+        each.load_state_dict(through_a_file(state), number_of=lambda count: count + 2 * (count >= 26))
+        assert [each.amount(number) for number in (31, 32)] == [0.0, 0.5]
+        assert pickle.loads(pickle.dumps(each)).at(32) == each.at(32)
+
+
 def test_with_another_accumulation_it_goes_on_from_the_steps_that_were_made() -> None:
     before, after = course(batches_per_step={0: 2}), course(batches_per_step={0: 5})
     after.load_state_dict(before.state_dict(40))

@@ -51,6 +51,15 @@ def test_what_alerts_look_at_has_words_and_leaves_the_curve_of_the_learning_rate
     assert sum(chart.section == "machine" for chart in charts) == 4
 
 
+def test_what_a_curriculum_turns_is_one_chart() -> None:
+    keys = ("curriculum/difficulty", "curriculum/length", "curriculum/share_ryans", "train/loss")
+    loss, curriculum = charts_of(keys)
+    assert loss.title == "Loss"
+    assert (curriculum.title, curriculum.unit, curriculum.section) == ("Curriculum", "share", "learning")
+    assert sorted(curriculum.curves) == list(zip(sorted(keys)[:3], ["windows drawn from", "of a window kept", "ryans"], strict=True))
+    assert "easiest first" in curriculum.about
+
+
 def test_what_matters_most_comes_first() -> None:
     titles = [title for _, title, _ in places("train/zeta", "lr-AdamW", "grad_norm", "train/gradient_norm", "train/loss", "val/x")]
     assert titles == ["Loss", "Learning rate", "Gradient norm", "Zeta", "X"]

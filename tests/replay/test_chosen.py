@@ -17,6 +17,7 @@ from musictrain.replay.chosen import (
     attempt_of_step,
     attempts_of,
     began_elsewhere,
+    decided_until,
     first_whole,
     recorded_until,
     said_at,
@@ -181,3 +182,16 @@ def test_what_was_said_on_another_branch_is_not_said_of_this_one(tmp_path: Path)
     assert [event["message"] for event in said_at(run, 7, second)] == ["again"]
     # A resume is no other branch: what was told before it is not told again.
     assert [event["message"] for event in said_at(run, 9, third)] == ["told before the resume"]
+
+
+def test_decisions_of_a_curriculum_are_those_of_the_branch(tmp_path: Path) -> None:
+    run = resumed(tmp_path)
+    told = [(101.0, 5, 0.1), (102.0, 15, 0.2), (103.0, 25, 0.3), (201.0, 25, 0.4), (202.0, 35, 0.5), (301.0, 15, 0.6)]
+    events = [
+        {"time": time, "event": "curriculum", "step": step, "batch": step + 3, "count": step + 3, "competence": competence}
+        for time, step, competence in told
+    ]
+    run.events.write_text("".join(json.dumps(event) + "\n" for event in [*events, {"time": 105.0, "event": "curriculum", "over": True}]))
+    attempts = attempts_of(run.metrics)
+    of_attempts = [[(count, competence) for _, competence, count in decided_until(run, each, attempts)] for each in attempts]
+    assert of_attempts == [[(8, 0.1), (18, 0.2), (28, 0.3)], [(8, 0.1), (18, 0.2), (28, 0.4), (38, 0.5)], [(8, 0.1), (18, 0.6)]]
