@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -27,7 +28,8 @@ from musictrain.contract import (
     tokens_of,
 )
 from musictrain.data.accumulation import steps_of_run
-from musictrain.losses import NextTokenLoss, check_loss_options, next_token_loss
+from musictrain.distillation import Distillation, distilling
+from musictrain.losses import check_loss_options
 from musictrain.measuring_module import MeasuringModule
 from musictrain.micro_batches import MicroBatches, in_parts
 from musictrain.models.recomputing import recompute
@@ -105,12 +107,13 @@ class MusicModule(MeasuringModule):
             networks that name no ``blocks``: ``{factor: 0.8, blocks: [transformer.h]}``. Shown in the table of groups. See ``LayerDecay``.
         frozen: patterns on the names of weights that are not trained, such as ``embedding`` or ``blocks.*.norm.*``. To train them later on,
             leave them out here and use the callback ``GradualUnfreezing``.
+        distillation: learn from a stored version of another run beside the music; None: from the music alone. See ``Distillation``.
 
     Raises:
         ValueError: at construction, if a probability, a ratio or a factor cannot be, or a pattern stands for nothing. When a run starts: if
             vocabulary, window or padding do not fit the data module's, the network breaks the contract, the schedule needs the number of
-            steps and the trainer has no limit, or adaptive clipping meets a strategy that flattens parameters. After a validation: if
-            nobody logs what the plateau watches.
+            steps and the trainer has no limit, adaptive clipping meets a strategy that flattens parameters, or the teacher cannot teach
+            this run. After a validation: if nobody logs what the plateau watches.
     """
 
     def __init__(
@@ -130,6 +133,7 @@ class MusicModule(MeasuringModule):
         micro_batches: int = 1,
         layer_decay: float | LayerDecay = 1.0,
         frozen: list[str] | None = None,
+        distillation: Distillation | None = None,
     ) -> None:
         super().__init__(network, pad_id)
         check_token_dropout(token_dropout, token_dropout_kind)
@@ -137,14 +141,16 @@ class MusicModule(MeasuringModule):
         if adaptive_clip is not None:
             check_ratio(adaptive_clip, "adaptive_clip")
         # Built from a configuration, the checkpoint keeps it whole, as plain values; objects given in Python are left out.
-        objects = ["network", "optimizer", "schedule", "plateau", *(["layer_decay"] if isinstance(layer_decay, LayerDecay) else [])]
+        objects = ["network", "optimizer", "schedule", "plateau", "distillation"]
+        objects += ["layer_decay"] if isinstance(layer_decay, LayerDecay) else []
         self.save_hyperparameters(ignore=[] if _given_hyperparameters.get() else objects)
         self.layer_decay = LayerDecay.of(layer_decay)
         if frozen:
             freeze(self, frozen)
+        self._distilling = distilling(distillation, compiled=compile, label_smoothing=label_smoothing, z_loss=z_loss)
+        self.hidden_matching = self._distilling.new_matching()
         self.optimizer_factory = SharedFactory(optimizer)
         self.schedule = schedule
-        self.label_smoothing = label_smoothing
         self.z_loss = z_loss
         self.pad_id = pad_id
         self.compile_network = compile
@@ -182,6 +188,7 @@ class MusicModule(MeasuringModule):
             self._training_sums, self._step_tokens = TrainingSums(), StepTokens()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
                 raise ValueError(no_limit(self.schedule))
+            self._distilling.setup(self.trainer, self.network, self.hidden_matching, self._seed)
             self._prepare_network()
 
     def _prepare_network(self) -> None:
@@ -197,6 +204,7 @@ class MusicModule(MeasuringModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_of(self.network, self.optimizer_factory, vocab_size=self._unchecked_width, layer_decay=self.layer_decay)
+        self._distilling.join(optimizer, self.hidden_matching)
         if self._trainer is not None:
             check_trainer(optimizer, self.trainer, self.schedule)
         self._weights = Shown(optimizer)
@@ -216,6 +224,7 @@ class MusicModule(MeasuringModule):
             log.warning("The plateau counts validations, and this run has none: the learning rate follows its schedule alone.")
         self._begun = False
         self._lay_schedule()
+        self._distilling.start(self.trainer, self.device)
         self._training_sums.start(self.device)
         self._step_tokens.to(self.device)
         if not gradients_of(self.parameters()):
@@ -227,6 +236,7 @@ class MusicModule(MeasuringModule):
             if total_steps is None:
                 raise ValueError(no_limit(self.schedule))
             self._schedule_of_run = self.schedule.over(total_steps)
+        self._distilling.lay_schedule(self.trainer)
 
     def _see_first_batch(self, batch: Any) -> None:
         self._begun = True
@@ -236,6 +246,9 @@ class MusicModule(MeasuringModule):
             self._step_tokens.unit = max(1, round(float(self._sum_over_ranks(targets)) / self._shard[1]))
 
     # One step.
+
+    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
+        return self._distilling.attach(batch) if self.trainer.training else batch
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._seed_batch()
@@ -264,6 +277,7 @@ class MusicModule(MeasuringModule):
         if not self._passes_again:
             self._latest = batch, result.loss.detach()
             self._training_sums.add(result.nll_sum, result.num_tokens)
+            self._distilling.add(result)
         if not self._in_unlike_parts():
             return result.loss
         # Lightning divides by this number.
@@ -277,12 +291,13 @@ class MusicModule(MeasuringModule):
     def _seed_batch(self) -> None:
         seed_torch(self.device, self._seed, number_of_batch(self.trainer), self._shard[0])
 
-    def _loss_in_memory(self, batch: Any) -> NextTokenLoss:
+    def _loss_in_memory(self, batch: Any) -> Any:
         """The loss of a batch, worked on in as many parts as memory asks for."""
         tokens = self._tokens_of(batch)
 
-        def work(parts: int) -> NextTokenLoss:
-            return in_parts(self._loss_of, parts, self._noised(batch, tokens[:, :-1]), tokens[:, 1:])
+        def work(parts: int) -> Any:
+            rows = (self._noised(batch, tokens[:, :-1]), tokens[:, 1:], *self._distilling.rows_of(batch, tokens))
+            return in_parts(partial(self._distilling.loss, self, self._pad_id), parts, *rows)
 
         # Where the network lies in shares, other ranks wait for this one's.
         may_divide = not isinstance(self.trainer.strategy, ModelParallelStrategy | FSDPStrategy)
@@ -306,10 +321,6 @@ class MusicModule(MeasuringModule):
         may_divide = batch is not None and self.trainer.world_size == 1 and not self._step_tokens
         rows = len(tokens_of(batch)) if may_divide else 0
         self._micro_batches.until_it_fits(rows, work, again, may_divide=may_divide, step=self.global_step + 1)
-
-    def _loss_of(self, read: Tensor, targets: Tensor) -> NextTokenLoss:
-        """What is minimised: of the tokens as they are read, and those they are to predict, both (rows, time)."""
-        return next_token_loss(self(read), targets, pad_id=self._pad_id, label_smoothing=self.label_smoothing, z_loss=self.z_loss)
 
     def on_before_zero_grad(self, optimizer: Optimizer) -> None:
         self._step_tokens.forget()
@@ -344,6 +355,7 @@ class MusicModule(MeasuringModule):
             return
         values: dict[str, Any] = {**self._training_sums.flush(self._sum_over_ranks, self._shard[1])}
         values |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": self._gradient_norm(optimizer)}
+        values |= self._distilling.values(self._sum_over_ranks, self.global_step)
         if self.trainer.world_size > 1:
             parts = torch.tensor(self._micro_batches.parts, device=self.device)
             self._micro_batches.learn(int(self.trainer.strategy.reduce(parts, reduce_op="max")))
@@ -388,12 +400,14 @@ class MusicModule(MeasuringModule):
 
     def _remembering(self) -> dict[str, Any]:
         parts = {SUMS_KEY: self._training_sums, STEP_TOKENS_KEY: self._step_tokens, MICRO_BATCHES_KEY: self._micro_batches}
+        parts |= self._distilling.what_is_remembered
         return parts if self._plateau is None else {**parts, PLATEAU_KEY: self._plateau}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update({key: part.state_dict() for key, part in self._remembering().items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self._distilling.leave_out(checkpoint, self.hidden_matching)
         for key, part in self._remembering().items():
             if key in checkpoint:
                 part.load_state_dict(checkpoint[key])

@@ -21,7 +21,7 @@ from musictrain.checkpoints.comparing import first_difference
 from musictrain.checkpoints.seal import Seal, SealError, read_seal
 from musictrain.checkpoints.storing import load, store
 from musictrain.checkpoints.verification import BrokenCheckpointError
-from musictrain.checkpoints.weights import DTYPES, converted, name_of, read_tree, weights_of
+from musictrain.checkpoints.weights import DTYPES, converted, name_of, read_tree, weights_of, without_helpers
 
 ENDINGS = (".ckpt", ".safetensors")
 
@@ -59,7 +59,7 @@ def export(path: str | Path, target: str | Path, *, weights_only: bool = False, 
     if target.suffix == ".ckpt":
         store(tree, target, facts, packing="none", replace=replace)
     else:
-        _write_safetensors(tree["state_dict"], target, _metadata(Path(path), facts), replace)
+        _write_safetensors(without_helpers(tree["state_dict"]), target, _metadata(Path(path), facts), replace)
     return target
 
 

@@ -26,6 +26,8 @@ ONLY_FOR_TRAINING = frozenset(
         *("MixedPrecision", "FSDPPrecision", "native_amp_scaling_state", "amp_scaling_state"),
     }
 )
+HELPERS = ("hidden_matching.",)
+"""How the names of weights begin that only training needs: no part of the network."""
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -55,7 +57,14 @@ def name_of(path: str | Path) -> str:
 
 def weights_of(tree: Mapping[str, Any]) -> dict[str, Any]:
     """A checkpoint without what only serves to go on training. ``load_from_checkpoint`` and ``sample`` need no more."""
-    return {key: value for key, value in tree.items() if key not in ONLY_FOR_TRAINING}
+    return {key: without_helpers(value) if key == "state_dict" else value for key, value in tree.items() if key not in ONLY_FOR_TRAINING}
+
+
+def without_helpers(state_dict: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A module's state without weights that only training needs; the same one if it has none."""
+    if not any(name.startswith(HELPERS) for name in state_dict):
+        return state_dict
+    return {name: value for name, value in state_dict.items() if not name.startswith(HELPERS)}
 
 
 def converted(state_dict: Mapping[str, Any], dtype: str) -> dict[str, Any]:
