@@ -147,8 +147,8 @@ class MusicModule(MeasuringModule):
         self.layer_decay = LayerDecay.of(layer_decay)
         if frozen:
             freeze(self, frozen)
-        self._distilling = distilling(distillation, compiled=compile, label_smoothing=label_smoothing, z_loss=z_loss)
-        self.hidden_matching = self._distilling.new_matching()
+        self.distilling = distilling(distillation, compiled=compile, label_smoothing=label_smoothing, z_loss=z_loss)
+        self.hidden_matching = self.distilling.new_matching()
         self.optimizer_factory = SharedFactory(optimizer)
         self.schedule = schedule
         self.z_loss = z_loss
@@ -188,7 +188,7 @@ class MusicModule(MeasuringModule):
             self._training_sums, self._step_tokens = TrainingSums(), StepTokens()
             if self.schedule.needs_total_steps and self.trainer.max_steps == self.trainer.max_epochs == -1:
                 raise ValueError(no_limit(self.schedule))
-            self._distilling.setup(self.trainer, self.network, self.hidden_matching, self._seed)
+            self.distilling.setup(self.trainer, self.network, self.hidden_matching, self._seed)
             self._prepare_network()
 
     def _prepare_network(self) -> None:
@@ -204,7 +204,7 @@ class MusicModule(MeasuringModule):
 
     def configure_optimizers(self) -> Any:
         optimizer = optimizer_of(self.network, self.optimizer_factory, vocab_size=self._unchecked_width, layer_decay=self.layer_decay)
-        self._distilling.join(optimizer, self.hidden_matching)
+        self.distilling.join(optimizer, self.hidden_matching)
         if self._trainer is not None:
             check_trainer(optimizer, self.trainer, self.schedule)
         self._weights = Shown(optimizer)
@@ -224,7 +224,7 @@ class MusicModule(MeasuringModule):
             log.warning("The plateau counts validations, and this run has none: the learning rate follows its schedule alone.")
         self._begun = False
         self._lay_schedule()
-        self._distilling.start(self.trainer, self.device)
+        self.distilling.start(self.trainer, self.device)
         self._training_sums.start(self.device)
         self._step_tokens.to(self.device)
         if not gradients_of(self.parameters()):
@@ -236,7 +236,7 @@ class MusicModule(MeasuringModule):
             if total_steps is None:
                 raise ValueError(no_limit(self.schedule))
             self._schedule_of_run = self.schedule.over(total_steps)
-        self._distilling.lay_schedule(self.trainer)
+        self.distilling.lay_schedule(self.trainer)
 
     def _see_first_batch(self, batch: Any) -> None:
         self._begun = True
@@ -248,7 +248,7 @@ class MusicModule(MeasuringModule):
     # One step.
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self._distilling.attach(batch) if self.trainer.training else batch
+        return self.distilling.attach(batch) if self.trainer.training else batch
 
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._seed_batch()
@@ -277,7 +277,7 @@ class MusicModule(MeasuringModule):
         if not self._passes_again:
             self._latest = batch, result.loss.detach()
             self._training_sums.add(result.nll_sum, result.num_tokens)
-            self._distilling.add(result)
+            self.distilling.add(result)
         if not self._in_unlike_parts():
             return result.loss
         # Lightning divides by this number.
@@ -296,8 +296,8 @@ class MusicModule(MeasuringModule):
         tokens = self._tokens_of(batch)
 
         def work(parts: int) -> Any:
-            rows = (self._noised(batch, tokens[:, :-1]), tokens[:, 1:], *self._distilling.rows_of(batch, tokens))
-            return in_parts(partial(self._distilling.loss, self, self._pad_id), parts, *rows)
+            rows = (self._noised(batch, tokens[:, :-1]), tokens[:, 1:], *self.distilling.rows_of(batch, tokens))
+            return in_parts(partial(self.distilling.loss, self, self._pad_id), parts, *rows)
 
         # Where the network lies in shares, other ranks wait for this one's.
         may_divide = not isinstance(self.trainer.strategy, ModelParallelStrategy | FSDPStrategy)
@@ -355,7 +355,7 @@ class MusicModule(MeasuringModule):
             return
         values: dict[str, Any] = {**self._training_sums.flush(self._sum_over_ranks, self._shard[1])}
         values |= {"lr": optimizer.param_groups[0]["lr"], "gradient_norm": self._gradient_norm(optimizer)}
-        values |= self._distilling.values(self._sum_over_ranks, self.global_step)
+        values |= self.distilling.values(self._sum_over_ranks, self.global_step)
         if self.trainer.world_size > 1:
             parts = torch.tensor(self._micro_batches.parts, device=self.device)
             self._micro_batches.learn(int(self.trainer.strategy.reduce(parts, reduce_op="max")))
@@ -400,14 +400,14 @@ class MusicModule(MeasuringModule):
 
     def _remembering(self) -> dict[str, Any]:
         parts = {SUMS_KEY: self._training_sums, STEP_TOKENS_KEY: self._step_tokens, MICRO_BATCHES_KEY: self._micro_batches}
-        parts |= self._distilling.what_is_remembered
+        parts |= self.distilling.what_is_remembered
         return parts if self._plateau is None else {**parts, PLATEAU_KEY: self._plateau}
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         checkpoint.update({key: part.state_dict() for key, part in self._remembering().items()})
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self._distilling.leave_out(checkpoint, self.hidden_matching)
+        self.distilling.leave_out(checkpoint, self.hidden_matching)
         for key, part in self._remembering().items():
             if key in checkpoint:
                 part.load_state_dict(checkpoint[key])

@@ -23,6 +23,8 @@ from musictrain.cli.spread_trainer import settle_device
 from musictrain.data.accumulation import AccumulationRule, rule_of
 from musictrain.data.passed_over import PassedOver
 from musictrain.replay import FollowStep, ReadVersions
+from musictrain.runs import RunFolder
+from musictrain.runs.lineage import parents_of
 
 # Callbacks on which the weights depend, by the names of their classes or of a class they descend from; no other is woken.
 CHANGE_TRAINING = frozenset(
@@ -117,6 +119,19 @@ def replay_config(config: dict[str, Any], scratch: str, precision: str | None = 
         arguments = {**found["data"]["init_args"], "num_workers": 0}
         found["data"] = {**found["data"], "init_args": arguments}
     return found
+
+
+def with_teacher(config: dict[str, Any], run: RunFolder) -> dict[str, Any]:
+    """A run's configuration that names the very version it learned from, if it was distilled, and where that run lies."""
+    asked = value_at(config, "model.init_args.distillation")
+    if not isinstance(asked, dict):
+        return config
+    taught = {"runs": str(run.path.parent), **{key: value for key, value in asked.items() if value is not None}}
+    versions = [each for each in parents_of(run) if each.relation == "distilled from" and each.version is not None]
+    if versions and not Path(str(asked.get("teacher"))).exists():
+        taught["teacher"] = f"{versions[-1].run}@{versions[-1].version}"
+    arguments = {**config["model"]["init_args"], "distillation": taught}
+    return {**config, "model": {**config["model"], "init_args": arguments}}
 
 
 def is_idle(described: Any) -> bool:

@@ -203,12 +203,11 @@ class Replaying:
             raise CommandError(f"The replay cannot be written: {error}. Name another folder with --output.") from error
 
     def _build(self, scratch: str) -> ReplayCLI:
-        from musictrain.cli.replay_trainer import ReplayCLI, replay_config
+        from musictrain.cli.replay_trainer import ReplayCLI, replay_config, with_teacher
         from musictrain.replay import FollowStep
 
-        config = replay_config(
-            self.config, scratch, self.then.get("precision"), validates=bool(value_at(self.config, "model.init_args.plateau"))
-        )
+        validates = bool(value_at(self.config, "model.init_args.plateau"))
+        config = with_teacher(replay_config(self.config, scratch, self.then.get("precision"), validates=validates), self.run)
         try:
             cli = ReplayCLI(config, FollowStep(self.step, self.until, max(1, self.recorded.since - 1)), self.keep)
         except (ValueError, ImportError, AttributeError) as error:

@@ -147,6 +147,8 @@ class Announcement(Callback):
         # FSDP puts a class of its own in the network's place.
         network = getattr(trainer.strategy, "skeleton", None) or getattr(pl_module, "network", pl_module)
         print(f"network  {type(network).__name__}, {size:,} parameters")
+        if teacher := getattr(getattr(pl_module, "distilling", None), "introduction", ""):
+            print(f"teacher  {teacher}")
         for reason in self.reasons:
             what, _, rest = reason.partition(" ")
             print(f"{what:<8} {rest}")

@@ -13,7 +13,7 @@ from lightning.pytorch import Trainer
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from musictrain.checkpoints.weights import without_helpers
+from musictrain.checkpoints.weights import name_of, without_helpers
 from musictrain.contract import network_vocab_size
 from musictrain.data.accumulation import steps_of_run
 from musictrain.distillation.hidden import HiddenMatching, hidden_of, layers_of, width_of
@@ -39,6 +39,9 @@ KEPT = ("teacher_tokens", "teacher_log_probabilities", "teacher_rest")
 
 class _Either:
     """What is the same with a teacher and without."""
+
+    introduction = ""
+    """Who teaches, for people."""
 
     def join(self, optimizer: Optimizer, matching: HiddenMatching | None) -> None:
         """Let the optimizer train the projections between hidden states too."""
@@ -81,6 +84,14 @@ class Distilling(_Either):
     def what_is_remembered(self) -> dict[str, Distilling]:
         """What a checkpoint keeps, under its key."""
         return {KEY: self}
+
+    @property
+    def introduction(self) -> str:  # type: ignore[override]
+        """Who teaches, for people."""
+        if self.teacher is None:
+            return ""
+        size = sum(each.numel() for each in self.teacher.network.parameters())
+        return f"{self.teacher.name} ({type(self.teacher.network).__name__}, {size:,} parameters, {self.teacher.precision})"
 
     def new_matching(self) -> HiddenMatching | None:
         """The part of the student's module that is trained with it, None if no layers are matched."""
@@ -126,7 +137,7 @@ class Distilling(_Either):
         self.sums.to(device)
         if self.opinions is None:
             self.teacher.to(device)
-            log.info("The teacher is %s, in %s.", self.teacher.name, self.teacher.precision)
+            log.info("The teacher is %s.", self.introduction)
             if self.settings.top_k is not None:
                 self.opinions = keep_opinions(self.teacher, trainer, self.settings)
                 self.teacher.to(torch.device("cpu"))  # it has said all it had to say
@@ -138,7 +149,7 @@ class Distilling(_Either):
         if not trainer.is_global_zero or not folder or not own.is_run() or not stored or stored.run is None:
             return
         try:
-            add_parent(own, "distilled from", stored.run, version=str(stored.path.name), step=stored.step)
+            add_parent(own, "distilled from", stored.run, version=name_of(stored.path), step=stored.step)
         except (OSError, ValueError) as error:
             log.warning("Whom this run learns from could not be written down: %s", error)
 
