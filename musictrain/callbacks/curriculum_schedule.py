@@ -17,6 +17,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from torch.optim import Optimizer
 
 from musictrain.batch_seed import number_of_batch
 from musictrain.checkpoints.logged_anew import LoggedAnew
+from musictrain.checkpoints.reference_loss import Reference, find_reference, loss_by_stretch
 from musictrain.curriculum import Course, Decision, Dial, Pacing, Shift
 from musictrain.curriculum.course import check_unit
 from musictrain.curriculum.pacing import is_number, made_of
 from musictrain.data.accumulation import AccumulationRule, rule_of
+from musictrain.data.orderings import REFERENCE_LOSS
 from musictrain.runs import RunFolder
 from musictrain.runs.writer import RecordWriter
 from musictrain.suggestions import did_you_mean
@@ -37,6 +40,8 @@ from musictrain.suggestions import did_you_mean
 log = logging.getLogger(__name__)
 
 Settings = dict[str, Any]
+
+ORDER_BY_IT = f"orderings={{'{REFERENCE_LOSS}': 1.0}}"
 
 PROTOCOL = """\
     def follow(self, course):              # called before the loaders are made
@@ -71,6 +76,9 @@ class CurriculumSchedule(Callback):
         first_value: by value: where the way begins; None for what the first validation measures.
         delay: by value: what a validation decides holds from so many batches later on, since loaders have fetched ahead; more than
             num_workers times prefetch_factor.
+        reference: for the ordering ``reference_loss``: the version whose losses are meant, as ``RUN@VERSION`` or the path of a checkpoint.
+            A resumed run keeps the one it began with. Computed once, kept beside the tokens.
+        runs: the folder in which that run is looked for; None for this run's own, else ``$MUSICTRAIN_RUNS``.
 
     Raises:
         ValueError: for settings that cannot work; when a fit starts, if the data module cannot follow or loaders fetch too far ahead; after
@@ -88,16 +96,21 @@ class CurriculumSchedule(Callback):
         goal: float | None = None,
         first_value: float | None = None,
         delay: int = 64,
+        reference: str | None = None,
+        runs: str | None = None,
     ) -> None:
         self.difficulty = None if difficulty is None else made_of(Pacing, "CurriculumSchedule.difficulty", difficulty)
         self.length = None if length is None else made_of(Pacing, "CurriculumSchedule.length", length)
         self.mixture = None if mixture is None else made_of(Shift, "CurriculumSchedule.mixture", mixture)
         self.by, self.orderings = by, checked_orderings(orderings, turns=self.difficulty is not None)
         self.monitor, self.goal, self.first_value, self.delay = monitor, goal, first_value, delay
+        self.reference, self.runs = reference, runs
         check_unit(by, {"difficulty": self.difficulty, "length": self.length, "mixture": self.mixture})
         self._check_value()
         self.course: Course | None = None
         self._foretold: list[Decision] = []
+        self._taken_in: Reference | None = None
+        self._fault = ""
         self._trainer: Trainer | None = None
         self._events: RecordWriter | None = None
         self._anew, self._is_first, self._turns = LoggedAnew(), True, False
@@ -112,6 +125,8 @@ class CurriculumSchedule(Callback):
             raise ValueError(f"CurriculumSchedule got goal={self.goal!r} and by={self.by!r}: a goal is for by='value'.")
         if not (isinstance(self.delay, int) and self.delay >= 1):
             raise ValueError(f"CurriculumSchedule got delay={self.delay!r}; it needs a whole number of batches from 1 on.")
+        if self.reference is not None and REFERENCE_LOSS not in self.orderings:
+            raise ValueError(f"CurriculumSchedule got reference={self.reference!r}, by which nothing is ordered: name it, {ORDER_BY_IT}.")
 
     # Before the first batch.
 
@@ -149,11 +164,49 @@ class CurriculumSchedule(Callback):
         course.value_at_start = self.first_value
         course.foretell(self._foretold)
         datamodule.follow(course)
+        if self.reference is not None:
+            self._take_in(trainer, datamodule, self.reference)
         return course
+
+    def _take_in(self, trainer: Trainer, datamodule: Any, text: str) -> None:
+        """Give the data module the losses of a version; one that is gone may be known to the checkpoint that is gone on from."""
+        found = trainer.strategy.broadcast(self._found(trainer, text))
+        self._fault = f"CurriculumSchedule.reference: {found}" if isinstance(found, str) else ""
+        if isinstance(found, Reference):
+            self._use(trainer, datamodule, found)
+
+    def _use(self, trainer: Trainer, datamodule: Any, found: Reference) -> None:
+        tokenizer = getattr(datamodule, "tokenizer", None)
+        if not callable(getattr(datamodule, "take_in", None)) or tokenizer is None:
+            raise ValueError(f"CurriculumSchedule.reference needs MusicDataModule; {type(datamodule).__name__} has no take_in.")
+        if found.tokenizer and found.tokenizer != tokenizer.fingerprint:
+            raise ValueError(
+                f"CurriculumSchedule.reference: {found.name} was trained with another tokenizer ({found.tokenizer}) than this run's, "
+                f"{tokenizer.name} ({tokenizer.fingerprint}). Name a version that reads the same tokens, or order by surprisal."
+            )
+        device = trainer.strategy.root_device
+        fingerprint = f"{found.fingerprint},{datamodule.window}"
+        datamodule.take_in(REFERENCE_LOSS, fingerprint, lambda stretches: loss_by_stretch(found, datamodule, stretches, device))
+        self._taken_in = found
+        log.info("Windows are ordered by the loss of %s.", found.name)
+
+    def _found(self, trainer: Trainer, text: str) -> Reference | str:
+        """The version, or why there is none: what the first process says."""
+        own = trainer.log_dir  # a collective call: every process makes it
+        is_run = own is not None and RunFolder(Path(own)).is_run()
+        try:
+            return find_reference(text, self.runs or (Path(str(own)).parent if is_run else None)) if trainer.is_global_zero else ""
+        except (ValueError, OSError) as error:
+            return str(error)
 
     def foretell(self, decisions: Iterable[Decision]) -> None:
         """By value: let the next fits, which do steps again, go by the decisions that were taken then instead of taking them."""
         self._foretold = list(decisions)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuse a reference that is nowhere, now that a checkpoint has had its word; sharded ones have it later."""
+        if self._fault and not trainer.strategy.restore_checkpoint_after_setup:
+            raise ValueError(self._fault)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Refuse loaders that fetch further ahead than decisions are delayed."""
@@ -247,7 +300,8 @@ class CurriculumSchedule(Callback):
         """Decisions, and how much is behind before the next batch, as plain values. The settings are not among them."""
         if self.course is None or self._trainer is None:
             return {}
-        return {"course": self.course.state_dict(next_number(self._trainer)), "batch_size": rows_of(self._trainer)}
+        reference = {} if self._taken_in is None else {"reference": {"asked": self.reference, **asdict(self._taken_in)}}
+        return {"course": self.course.state_dict(next_number(self._trainer)), "batch_size": rows_of(self._trainer), **reference}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Go on from there, also with another accumulation or size of batch: from the amount that was behind."""
@@ -257,6 +311,16 @@ class CurriculumSchedule(Callback):
         rows = (then, now) if then and now else (1, 1)
         self.course.load_state_dict(state_dict["course"], rows, lambda count: number_of_batch(trainer, count))
         self.course.value_at_start = self.course.value_at_start if self.first_value is None else self.first_value
+        self._take_in_again(trainer, state_dict.get("reference"))
+
+    def _take_in_again(self, trainer: Trainer, before: Mapping[str, str] | None) -> None:
+        """Order by what the run began with, though the name means a better version by now, or none."""
+        then = {} if before is None else {name: before[name] for name in ("path", "run", "fingerprint", "tokenizer")}
+        if before is not None and before["asked"] == self.reference and then != (self._taken_in and asdict(self._taken_in)):
+            self._use(trainer, trainer.datamodule, Reference(**then))  # type: ignore[attr-defined]
+            self._fault = ""
+        elif self._fault:
+            raise ValueError(self._fault)
 
 
 def checked_orderings(orderings: Mapping[str, float] | None, *, turns: bool) -> dict[str, float]:
