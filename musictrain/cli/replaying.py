@@ -125,6 +125,11 @@ class Replaying:
                 f"Run {self.run.name} went on from another run's version after step {began:,}, and none of its own versions before step "
                 f"{self.step:,} is left: there is nowhere to begin. Try a later --step, or replay in the run it came from."
             )
+        if (source := read_config(self.run).get("init_from")) is not None:
+            raise CommandError(
+                f"Run {self.run.name} began with the weights of {source}, and none of its own versions before step {self.step:,} is left: "
+                "there is nowhere to begin. Try a later --step."
+            )
         return None, {}
 
     def _any_circumstances(self) -> Mapping[str, Any]:
@@ -252,6 +257,7 @@ class Replaying:
 
         for schedule in schedules_of(cli):
             schedule.foretell(Decision(*each) for each in decided_until(self.run, self.attempt, self.attempts))
+            schedule.runs = schedule.runs or str(self.run.path.parent)
 
     def _go(self, cli: ReplayCLI) -> None:
         """Do the steps again. What a guard of the run's own ends is told of as far as it came."""
@@ -288,6 +294,8 @@ class Replaying:
 
         result = cli.follow.result if run_again else None
         batches = [each.batch for each in result.batches] if result is not None else self._planned_batches(cli)
+        for course in [schedule.course for schedule in schedules_of(cli) if schedule.course is not None]:
+            cli.datamodule.follow(course)  # the end of a fit has let go of it
         rows = score_rows(
             [row for batch in batches for row in music_of_rows(cli.datamodule, batch)], result.batches if result is not None else ()
         )
