@@ -254,3 +254,10 @@ class Muon(StandsStill, pytorch_optimizer.Muon):
             ns_steps=ns_steps, use_adjusted_lr=True, adamw_lr=lr if adamw_lr is None else adamw_lr, adamw_betas=betas,
             adamw_wd=weight_decay, adamw_eps=eps,
         )  # fmt: skip
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Take back a state; what went through the shards of a checkpoint has lists for tuples, which the package refuses."""
+        super().load_state_dict(state_dict)
+        for group in self.param_groups:
+            if "ns_coeffs" in group:
+                group["ns_coeffs"] = [tuple(each) for each in group["ns_coeffs"]]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+import functools
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
@@ -26,10 +28,26 @@ class StandsStill(Optimizer):
     def _own_step(self) -> None:
         step: Any = super().step
         # What is called here must not call the hooks of a step once more.
-        if getattr(step, "hooked", False):
-            step.__wrapped__(self)
-        else:
+        step = functools.partial(step.__wrapped__, self) if getattr(step, "hooked", False) else step
+        with _one_by_one(self.param_groups):
             step()
+
+
+@contextlib.contextmanager
+def _one_by_one(groups: Iterable[dict[str, Any]]) -> Iterator[None]:
+    """Inside, weights that lie in shares are not moved as lists: not everything is known of lists of those."""
+    kept = [(group, group["foreach"]) for group in groups if "foreach" in group and any(map(_is_share, group["params"]))]
+    for group, _ in kept:
+        group["foreach"] = False
+    try:
+        yield
+    finally:
+        for group, foreach in kept:
+            group["foreach"] = foreach
+
+
+def _is_share(tensor: Any) -> bool:
+    return hasattr(tensor, "placements")
 
 
 def with_gradients(closure: Callable[[], Any] | None) -> Any:

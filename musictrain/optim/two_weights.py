@@ -49,6 +49,8 @@ class TwoWeights(StandsStill):
             return
         aside = [(each, each.detach().clone()) for each in self._moved()]
         self.eval()  # type: ignore[attr-defined]
+        for parameter in [each for each, state in self.state.items() if not state]:
+            del self.state[parameter]  # looked at and so made; torch takes a state for a sign that there was a step
         # No step is taken before the trained weights are back: for whoever asks, nothing has changed.
         self._set_mode()
         self._aside = aside
