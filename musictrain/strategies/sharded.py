@@ -167,9 +167,15 @@ class ShardedStrategy(ModelParallelStrategy):
         """
         optimizer = getattr(optimizer, "_optimizer", optimizer)
         fresh = not optimizer.state
+        settings = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
         state = super().optimizer_state(optimizer)
         if fresh:
             optimizer.state.clear()
+            # Some count steps for a whole group.
+            for group, before in zip([*optimizer.param_groups, *state.get("param_groups", ())], 2 * settings, strict=False):
+                for key in set(group) - {"params", *before}:
+                    del group[key]
+                group.update(before)
         for saved, group in zip(state.get("param_groups", ()), optimizer.param_groups, strict=False):
             saved.update(self._kernels.get(id(group), {}))
         return state
