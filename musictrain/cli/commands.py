@@ -36,6 +36,7 @@ COMMANDS = (
     Command("test", "Train", "the likelihood on the test split", "musictrain.cli.training"),
     Command("predict", "Train", "run the model's predict step over the data", "musictrain.cli.training"),
     Command("sample", "Train", "make music from a checkpoint", "musictrain.cli.sample"),
+    Command("distill-corpus", "Train", "a corpus of a run's own music, to train another network on", "musictrain.cli.distill_corpus"),
     Command("verify-resume", "Train", "prove on your own configuration that a resume is exact", "musictrain.cli.verify_resume"),
     Command("replay", "Look", "one step of a run again: hear and see its batch", "musictrain.cli.replay"),
     Command("runs", "Look", "list, show, compare, best, overview, tags, notes; filters, sorting, SQL", "musictrain.cli.runs"),

@@ -25,8 +25,10 @@ from musictrain.callbacks import (
     VersionedCheckpoint,
 )
 from musictrain.checkpoints import CompressedCheckpointIO
+from musictrain.checkpoints.weights import name_of
 from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import step_of
+from musictrain.distillation.sampled_corpus import recipe_in
 from musictrain.runs import RunFolder
 from musictrain.runs.lineage import add_parent
 from musictrain.runs.summary import shown
@@ -135,6 +137,7 @@ class Announcement(Callback):
         self._has_spoken = True
         if self.parent is not None:
             note_parent(RunFolder(Path(folder)), self.parent)
+        note_teacher_of_corpus(RunFolder(Path(folder)), getattr(trainer.datamodule, "corpus_name", ""))  # type: ignore[attr-defined]
         print(f"run      {shown(Path(folder))}")
         if any(isinstance(callback, LivePage) for callback in trainer.callbacks):  # type: ignore[attr-defined]
             print(f"page     {shown(RunFolder(Path(folder)).dashboard)}")
@@ -153,6 +156,16 @@ class Announcement(Callback):
             what, _, rest = reason.partition(" ")
             print(f"{what:<8} {rest}")
         print(end="", flush=True)
+
+
+def note_teacher_of_corpus(run: RunFolder, corpus: str) -> None:
+    """Write down whose music a run is trained on, if the corpus was made by ``distill-corpus``."""
+    made = recipe_in(corpus) if corpus else {}
+    if "run" in made and run.is_run():
+        try:
+            add_parent(run, "distilled from", str(made["run"]), version=name_of(str(made["version"])), step=made.get("step"))
+        except (OSError, ValueError, KeyError) as error:
+            log.warning("Whose music this run is trained on could not be written down: %s", error)
 
 
 def note_parent(run: RunFolder, version: Path) -> None:
