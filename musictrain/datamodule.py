@@ -197,6 +197,8 @@ class MusicDataModule(LightningDataModule):
             self._make_first("order the windows by difficulty", self.train_plan)
         plan = self.train_plan()
         self._count_in_own_batches()
+        if self._course is not None:
+            plan.check_course(self._course, self.position)
         return batch_loader(
             plan,
             first=lambda: self.position,

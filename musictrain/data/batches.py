@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from musictrain.curriculum.course import Course
 from musictrain.curriculum.dial import WHOLE, Dial
 from musictrain.data.decks import NOBODY_KNOWS, Dealt, Deck, kept_targets
 from musictrain.data.masking import Masker
@@ -205,6 +206,21 @@ class BatchPlan:
         for corpus, _ in dial.mixture:
             self.deck(corpus)
         return dial
+
+    def check_course(self, course: Course, first: int) -> None:
+        """Refuse a curriculum that asks for what the plan does not have, before anything is trained on.
+
+        Args:
+            course: whose dial is checked at batch ``first``, and whose corpora all are.
+            first: number of the next batch.
+
+        Raises:
+            ValueError: if it does.
+        """
+        self.checked(course.at(first))
+        if (shift := course.mixture) is not None:
+            for corpus in {**shift.start, **shift.end}:
+                self.deck(corpus)
 
     def row_targets(self, dial: Dial) -> int:
         """Targets of each row of a batch with this dial, padding included."""

@@ -14,11 +14,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from musictrain.curriculum.dial import WHOLE
 from musictrain.data.batches import BatchPlan
 from musictrain.data.data_report import pitch_name
 from musictrain.data.packed_windows import PackedWindows
 from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers.protocol import TokenIds, Tokenizer
+from musictrain.data.windows import Windows
 from musictrain.listening.bars import bar_lines
 from musictrain.notes import COLUMNS, Notes, Tempo, TimeSignature
 
@@ -112,26 +114,30 @@ def music_of_rows(datamodule: Any, batch: Mapping[str, Any]) -> list[RowMusic]:
     """The rows of a training batch that holds all rows of its number.
 
     Args:
-        datamodule: a ``MusicDataModule``, or what offers its ``train_plan()``, ``store``, ``corpus`` and ``tokenizer``.
+        datamodule: a ``MusicDataModule``, or what offers its ``train_plan()``, ``store``, ``corpus`` and ``tokenizer``; and ``dial_at``, if
+            it follows a curriculum.
         batch: as ``NumberedBatches`` describes.
     """
     plan: BatchPlan = datamodule.train_plan()
     pieces = {piece.name: piece for piece in datamodule.corpus.pieces}
     tokens, number = batch["tokens"].cpu().numpy(), int(batch["number"])
+    dial = datamodule.dial_at(number) if hasattr(datamodule, "dial_at") else WHOLE
     rows = []
     for row, (piece, start) in enumerate(zip(batch["piece"].tolist(), batch["start"].tolist(), strict=True)):
-        epoch = (number * plan.batch_size + row) // plan.windows.num_windows
-        spans = spans_of_pieces(plan, epoch, piece, start, tokens[row])
+        dealt = plan.dealt(number * plan.batch_size + row, dial)
+        spans = spans_of_pieces(plan, dealt.deck.windows, dealt.epoch, piece, start, tokens[row])
         reader = _PieceReader(datamodule.store, datamodule.tokenizer, pieces)
         rows.append(_row(reader, number, row, int(batch["transpose"][row]), tokens[row], spans))
     return rows
 
 
-def spans_of_pieces(plan: BatchPlan, epoch: int, piece: int, start: int, tokens: TokenIds) -> list[tuple[int, int, int, int]]:
+def spans_of_pieces(
+    plan: BatchPlan, windows: Windows, epoch: int, piece: int, start: int, tokens: TokenIds
+) -> list[tuple[int, int, int, int]]:
     """The pieces of a row: (piece, tokens into it, token of the row, number of tokens) each, in order."""
     if piece < 0:
         return []
-    windows, store = plan.windows, plan.windows.store  # type: ignore[attr-defined]
+    store = windows.store  # type: ignore[attr-defined]
     left = len(tokens)
     if not isinstance(windows, PackedWindows):
         return [(piece, start, 0, min(left, int(store.length[piece]) - start, _unpadded(tokens, plan.pad_id)))]

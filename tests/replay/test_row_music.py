@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from musictrain.curriculum import Course, Pacing
 from musictrain.data.tokenizers import MidiTokTokenizer, VoiceGrid
 from musictrain.datamodule import MusicDataModule
 from musictrain.notes import Notes, TimeSignature
@@ -29,18 +30,26 @@ WAYS = {
     "packed": {"packing": True, "window": 96},
     "a piece a row": {"packing": False, "window": 64, "align": 16},
     "packed, without a grid": {"packing": True, "window": 50, "tokenizer": MidiTokTokenizer("REMI")},
+    "packed, with a curriculum": {"packing": True, "window": 96, "steered": True},
+    "a piece a row, with a curriculum": {"packing": False, "window": 64, "align": 16, "steered": True},
     "time shifts": {"packing": False, "window": 40, "tokenizer": MidiTokTokenizer("TSD")},
 }
 
 
 @pytest.fixture(params=WAYS, ids=lambda name: name.replace(" ", "_"))
 def data(request: pytest.FixtureRequest, corpus: Path) -> MusicDataModule:
-    return MusicDataModule(str(corpus), batch_size=3, seed=5, **WAYS[request.param])
+    options = {**WAYS[request.param]}
+    steered = options.pop("steered", False)
+    made = MusicDataModule(str(corpus), batch_size=3, seed=5, **options)
+    if steered:
+        halfway = Pacing(until=1000, start=0.5)
+        made.follow(Course("steps", difficulty=halfway, length=halfway, orderings={"note_density": 1.0}))
+    return made
 
 
 def some_rows(data: MusicDataModule) -> list[tuple[Any, dict[str, Any]]]:
     plan = data.train_plan()
-    batches = [plan.batch(number) for number in (0, 1, plan.num_batches - 1, plan.num_batches + 2)]
+    batches = [plan.batch(number, dial=data.dial_at(number)) for number in (0, 1, plan.num_batches - 1, plan.num_batches + 2)]
     return [(music, batch) for batch in batches for music in music_of_rows(data, batch)]
 
 
