@@ -78,7 +78,8 @@ def start_from(
     """Let a module begin with the weights of a checkpoint.
 
     Weights go by their names and must have the same shapes, but for the rows of a vocabulary: where the names of the tokens are known on
-    both sides and are not the same, rows go by them. To be called before a strategy has spread the module, in every process alike.
+    both sides and are not the same, rows go by them. What a module keeps beside its ``network`` stays as it is. To be called before a
+    strategy has spread the module, in every process alike.
 
     Args:
         module: whose weights are replaced; nothing else of it is touched.
@@ -93,7 +94,7 @@ def start_from(
     """
     change = VocabularyChange(old, new, seed) if old is not None and new is not None else None
     stored, by_token = weights_for(module, tree, change, source)
-    module.load_state_dict(stored, strict=getattr(module, "strict_loading", True))
+    module.load_state_dict(stored, strict=False)  # what is missing has been refused
     moved = change if change is not None and change.moves else None
     return Started(
         len(stored), tuple(sorted(by_token)), moved.added if moved is not None else (), moved.dropped if moved is not None else ()
@@ -121,7 +122,10 @@ def weights_for(
         ties = tied_names(module)
         for name in sorted(by_token):
             stored[name] = change.rows(stored[name], ties.get(name, name))
-    here = module.state_dict()
+    # What a module keeps beside its network serves a way of training, which may be another one now.
+    inside = "network." if isinstance(getattr(module, "network", None), nn.Module) else ""
+    here = {name: value for name, value in module.state_dict().items() if name.startswith(inside)}
+    stored = {name: value for name, value in stored.items() if name.startswith(inside)}
     faults = weight_faults(stored, here)
     if not getattr(module, "strict_loading", True):
         faults = [fault for fault in faults if "shape" in fault]
@@ -130,7 +134,7 @@ def weights_for(
         raise StartMismatchError(
             f"{source} holds other weights than {_called(module)} has: {'; '.join(faults[:3])}{more}. {_advice(faults, change)}"
         )
-    return dict(stored), by_token
+    return stored, by_token
 
 
 def _advice(faults: Sequence[str], change: VocabularyChange | None) -> str:

@@ -77,7 +77,11 @@ def has_configuration(run: RunFolder, config: dict[str, Any]) -> bool:
         began = read_config(run)
     except UsageError:
         return False
-    new = [path for path, was, _ in config_changes(began, without_new_defaults(began, config)) if was is None and ".init_args." in path]
+    new = [
+        path
+        for path, was, _ in config_changes(began, without_new_defaults(began, config))
+        if was is None and (".init_args." in path or path == "init_from")
+    ]
     if any(path not in ELSEWHERE for path in new):
         return False
     return config_fingerprint(known_to(began, config)) == config_fingerprint(began)

@@ -21,6 +21,7 @@ from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import check_same_parts
 from musictrain.cli.run_defaults import Announcement, default_callbacks, loggers_of, measuring_options, run_name
 from musictrain.cli.spread_trainer import SpreadTrainer, settle_device
+from musictrain.cli.starting import begin_with, check_one_beginning, source_of
 from musictrain.data.accumulation import AccumulationRule
 from musictrain.runs import RunFolder
 from musictrain.runs.secrets import check_nothing_is_hidden, hidden_config, remember_command, remember_config
@@ -78,6 +79,7 @@ class MusicCLI(LightningCLI):
         self._given_vocab_size: Any = UNSET
         self._fault = ""
         self.reasons: list[str] = []
+        self._starting: list[Callback] = []
         self.run_logger: RunLogger | None = None
         super().__init__(
             LightningModule,
@@ -103,6 +105,7 @@ class MusicCLI(LightningCLI):
         parser.add_argument("--runs", type=str, default=str(default_runs_dir()), help="Folder in which run folders are kept.")
         parser.add_argument("--name", type=str | None, default=None, help="What the run's folder is named after.")
         add_device_arguments(parser)
+        add_starting_arguments(parser)
         parser.set_defaults({"model": "musictrain.MusicModule", "data": "musictrain.MusicDataModule"})
         parser.link_arguments("data", VOCAB_SIZE, compute_fn=self._vocab_size, apply_on="instantiate")
 
@@ -174,13 +177,14 @@ class MusicCLI(LightningCLI):
         config = self.resolved_config()
         if self._folder is None and self.settings.get("ckpt_path") in WHICH:
             self._go_on(config)
+        announcement = self._announcement()
         self.run_logger = RunLogger(self.settings.runs, run_name(self.settings, self._arguments), folder=self._folder)
         if self._folder is not None and RunFolder(self._folder).config.is_file():
             check_same_parts(RunFolder(self._folder), yaml.safe_load(config))
         recorder = RunRecorder(config=config, train_log=self._train_log)
         return super().instantiate_trainer(
             logger=loggers_of(self.run_logger, settings.get("logger")),
-            callbacks=[*self._further_callbacks, *self._callbacks(settings, recorder)],
+            callbacks=[*self._further_callbacks, *self._starting, *self._callbacks(settings, recorder, announcement)],
             **options,
             **kwargs,
         )
@@ -189,11 +193,23 @@ class MusicCLI(LightningCLI):
         """What LightningCLI runs instead of ``trainer.fit``: the same, except that it can go back to an earlier version."""
         rolling_back.fit(self.trainer, **options)
 
-    def _callbacks(self, settings: Any, recorder: RunRecorder) -> list[Callback]:
-        # What was not found out by the command line itself, such as `last`, is somebody's own version.
-        path = self.settings.get("ckpt_path") if self._folder is None else None
-        announcement = Announcement(self.reasons, None if path is None or path in WHICH else Path(path))
+    def _callbacks(self, settings: Any, recorder: RunRecorder, announcement: Announcement) -> list[Callback]:
         return default_callbacks(settings.get("callbacks"), settings, recorder, announcement, self.settings.get("global_batch_tokens"))
+
+    def _announcement(self) -> Announcement:
+        """What is said before the first step; on the way a run that begins with another's weights takes them."""
+        path = self.config_init[self._command].get("ckpt_path")
+        text = self.settings.get("init_from")
+        check_one_beginning(text, path, goes_on=self._folder is not None, typed=given(("init_from",), self._arguments, files=False))
+        if text is not None and path is None:
+            # Before there is a run folder: what does not fit leaves none behind.
+            source = source_of(text, Path(self.settings.runs))
+            lines, callback = begin_with(source, self.model, self.datamodule, self.settings)
+            self.reasons += lines
+            self._starting += [] if callback is None else [callback]
+            return Announcement(self.reasons, source.paths[-1], "started from", source.version)
+        # What was not found out by the command line itself, such as `last`, is somebody's own version.
+        return Announcement(self.reasons, None if self._folder is not None or path is None or path in WHICH else Path(path))
 
     def _check_batch(self, settings: Any) -> None:
         """Refuse tokens of a step that cannot work, before a run is begun."""
@@ -248,12 +264,35 @@ def add_device_arguments(parser: LightningArgumentParser) -> None:
     )
 
 
-def given(path: Sequence[str], arguments: Sequence[str]) -> bool:
+def add_starting_arguments(parser: LightningArgumentParser) -> None:
+    """With what a new run begins."""
+    parser.add_argument(
+        "--init_from",
+        type=str | None,
+        default=None,
+        help="Begin a new run with the weights of RUN (its best version), RUN@VERSION (last, best, average, a number, a name) or a file.",
+    )
+    parser.add_argument(
+        "--init_vocabulary",
+        type=Literal["extend", "same"],
+        default="extend",
+        help="Where --init_from knows other tokens: rows of embeddings and heads go by the names of tokens, new ones begin at the mean of "
+        "their kind; or refuse.",
+    )
+    parser.add_argument(
+        "--init_optimizer",
+        type=bool,
+        default=False,
+        help="With --init_from: take what the optimizer remembers too; refused if it does not fit.",
+    )
+
+
+def given(path: Sequence[str], arguments: Sequence[str], *, files: bool = True) -> bool:
     """Whether a key was set on the command line (with or without its ``init_args``) or in one of its configuration files."""
     short = [part for part in path if part != "init_args"]
     options = {f"--{'.'.join(path)}", f"--{'.'.join(short)}"}
     on_line = any(word.partition("=")[0] in options for word in arguments)
-    return on_line or any(_in_file(path, file) for file in config_files(arguments))
+    return on_line or (files and any(_in_file(path, file) for file in config_files(arguments)))
 
 
 def _in_file(path: Sequence[str], file: Path) -> bool:

@@ -124,10 +124,15 @@ class Announcement(Callback):
     Args:
         reasons: lines of why it is trained like this.
         parent: a version of another run with which this one begins, to be written down as its parent.
+        relation: in what way it does, see ``musictrain.runs.lineage``.
+        version: what to call it; None for its own name.
     """
 
-    def __init__(self, reasons: Sequence[str] = (), parent: Path | None = None) -> None:
+    def __init__(
+        self, reasons: Sequence[str] = (), parent: Path | None = None, relation: str = "resumed from", version: str | None = None
+    ) -> None:
         self.reasons, self.parent, self._has_spoken = list(reasons), parent, False
+        self.relation, self.version = relation, version
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Some lines."""
@@ -136,7 +141,7 @@ class Announcement(Callback):
             return
         self._has_spoken = True
         if self.parent is not None:
-            note_parent(RunFolder(Path(folder)), self.parent)
+            note_parent(RunFolder(Path(folder)), self.parent, self.relation, self.version)
         note_teacher_of_corpus(RunFolder(Path(folder)), getattr(trainer.datamodule, "corpus_name", ""))  # type: ignore[attr-defined]
         print(f"run      {shown(Path(folder))}")
         if any(isinstance(callback, LivePage) for callback in trainer.callbacks):  # type: ignore[attr-defined]
@@ -168,12 +173,12 @@ def note_teacher_of_corpus(run: RunFolder, corpus: str) -> None:
             log.warning("Whose music this run is trained on could not be written down: %s", error)
 
 
-def note_parent(run: RunFolder, version: Path) -> None:
+def note_parent(run: RunFolder, version: Path, relation: str = "resumed from", name: str | None = None) -> None:
     """Write down from which other run this one took its first weights, if the version lies in a run's folder."""
     parent = RunFolder(version.resolve().parent.parent)
     if not parent.is_run() or parent.path == run.path.resolve():
         return
     try:
-        add_parent(run, "resumed from", parent, version=version.name, step=step_of(version))
+        add_parent(run, relation, parent, version=name or version.name, step=step_of(version))
     except OSError as error:
         log.warning("Where this run comes from could not be written down: %s", error)

@@ -49,6 +49,15 @@ def test_the_same_network_has_the_same_weights_afterwards() -> None:
     assert told.sentence() == f"{len(trained.state_dict())} tensors"
 
 
+def test_what_a_module_keeps_beside_its_network_stays_as_it_is() -> None:
+    trained, fresh = module(seed=1), module(seed=2)
+    trained.matching, fresh.other = nn.Linear(2, 2), nn.Linear(3, 3)
+    before = copy.deepcopy(fresh.other)
+    start_from(fresh, tree_of(trained))
+    assert same(fresh.network, trained.network)
+    assert same(fresh.other, before)
+
+
 @pytest.mark.parametrize("tied", [True, False])
 def test_rows_go_by_the_names_of_tokens_and_everything_else_by_its_own(tied: bool) -> None:
     trained, fresh = module(len(OLD), 1, tie_embeddings=tied), module(len(NEW), 2, tie_embeddings=tied)
