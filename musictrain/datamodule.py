@@ -21,7 +21,8 @@ from musictrain.data.loading import BatchLoader, batch_loader
 from musictrain.data.mixed_corpora import check_one_of, pieces_of_corpora
 from musictrain.data.orderings import NOTHING_ASKED, AskedOrderings, Ordering, Stretches
 from musictrain.data.passed_over import PassedOver
-from musictrain.data.settings import check_settings
+from musictrain.data.settings import ResumeError as ResumeError
+from musictrain.data.settings import check_same, check_settings
 from musictrain.data.token_store import TokenStore
 from musictrain.data.token_store_building import open_or_build
 from musictrain.data.tokenizers import Tokenizer, VoiceGrid
@@ -30,10 +31,6 @@ log = logging.getLogger(__name__)
 
 OFF = {"velocity_jitter": 0, "tempo_jitter": 0, "mask_notes": 0.0, "mask_bars": 0.0}
 """What a checkpoint that knows nothing of these was trained with."""
-
-
-class ResumeError(ValueError):
-    """A checkpoint that was trained on other music or other tokens than the run it is to go on in."""
 
 
 class MusicDataModule(LightningDataModule):
@@ -377,10 +374,10 @@ class MusicDataModule(LightningDataModule):
         Raises:
             ResumeError: if the checkpoint was trained with another tokenizer or on another corpus.
         """
-        self._compare("tokenizer", state_dict["tokenizer"], self.tokenizer.name, self.tokenizer.fingerprint)
+        check_same("tokenizer", state_dict["tokenizer"], self.tokenizer.name, self.tokenizer.fingerprint)
         if self.trainer is not None and self.trainer.state.fn != "fit":
             return
-        self._compare("corpus", state_dict["corpus"], self.corpus.name, self.corpus.fingerprint)
+        check_same("corpus", state_dict["corpus"], self.corpus.name, self.corpus.fingerprint)
         now, then = self._batch_settings(), {**OFF, **NOTHING_ASKED, **state_dict["batches"]}
         own = now.pop("batch_size")
         self._passed_over.add_rows(state_dict.get("passed_over", ()))
@@ -401,13 +398,6 @@ class MusicDataModule(LightningDataModule):
             )  # fmt: skip
         elif batch_size != self.batch_size:
             log.info("%s: the rows go on without a gap, and steps see what they saw if accumulation changed inversely.", changed)
-
-    def _compare(self, what: str, saved: dict[str, str], name: str, fingerprint: str) -> None:
-        if saved["fingerprint"] != fingerprint:
-            raise ResumeError(
-                f"The checkpoint was trained with the {what} {saved['name']} ({saved['fingerprint']}), but this run has {name}"
-                f" ({fingerprint}). Give the run the {what} of the checkpoint, or start a new run instead of resuming."
-            )
 
     def _batch_settings(self) -> dict[str, Any]:
         names = ("seed", "window", "batch_size", "packing", "transpose_within", "align", *OFF)

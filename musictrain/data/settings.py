@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from musictrain.data.masking import check_mask
 from musictrain.data.splits import check_fractions
 from musictrain.data.transposition import check_range
 from musictrain.data.value_jitter import check_steps
+
+
+class ResumeError(ValueError):
+    """A checkpoint that was trained on other music or other tokens than the run it is to go on in."""
+
+
+def check_same(what: str, saved: Mapping[str, str], name: str, fingerprint: str) -> None:
+    """Refuse to go on with another tokenizer or corpus.
+
+    Raises:
+        ResumeError: naming what the checkpoint has and what the run has.
+    """
+    if saved["fingerprint"] != fingerprint:
+        raise ResumeError(
+            f"The checkpoint was trained with the {what} {saved['name']} ({saved['fingerprint']}), but this run has {name}"
+            f" ({fingerprint}). Give the run the {what} of the checkpoint, or start a new run instead of resuming."
+        )
 
 
 def check_settings(data: Any) -> None:
