@@ -13,6 +13,7 @@ import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 import yaml
 
@@ -53,11 +54,11 @@ class Driver:
     Args:
         loaded: the protocol.
         state: what was done.
-        start: how a process is started.
+        start: how a process is started, the usual way if left out.
     """
 
-    def __init__(self, loaded: Loaded, state: State, start: Launch = launch) -> None:
-        self.loaded, self.state, self._launch = loaded, state, start
+    def __init__(self, loaded: Loaded, state: State, start: Launch | None = None) -> None:
+        self.loaded, self.state, self._launch = loaded, state, start or launch
         self.folder = loaded.folder
         self._events = Records(self.folder.events)
         self._page = Page(loaded)
@@ -76,11 +77,14 @@ class Driver:
         except OSError as error:
             raise CommandError(f"The protocol cannot go on: {error}. The same command goes on where it was.") from error
         finally:
+            self._slot.give()
             self._page.write(self.state, going_on=False)
             self._events.close()
 
     def _run(self, signals: Signals) -> int:
         self._prepare()
+        if not self._wait_for_orphan(signals):
+            return KILLED_BY.get(-(signals.asked or 0), TERMINATED)
         if (status := self._check(signals)) != FINISHED:
             return status
         while (stage := next_stage(self.loaded.protocol, self.state)) is not None:
@@ -118,8 +122,6 @@ class Driver:
 
     def _train(self, stage: Stage, signals: Signals) -> int:
         """Begin a stage, go on with it, or note its end; gives back the exit status, 0 if the next one may follow."""
-        if not self._wait_for_orphan(stage, signals):
-            return KILLED_BY.get(-(signals.asked or 0), TERMINATED)
         self._stage = stage
         record = self.state.record(stage.name) or self._begin(stage, signals)
         if record is None:
@@ -160,7 +162,6 @@ class Driver:
         """What ``fit`` is given: a file with the stage's configuration, and what it begins with."""
         references: Mapping[str, str] = record.references
         config = filled(self.loaded.stages[stage.name].config, lambda name, version: references[f"{name}@{version}"])
-        config.pop("init_from", None) if record.started_from else None
         file = self.folder.config(stage.name)
         atomic_write(file, yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
         words = ["fit", "--config", str(file), "--runs", str(self.folder.path.parent), "--name", f"{self.folder.name}-{stage.name}"]
@@ -194,6 +195,7 @@ class Driver:
             raise OSError(f"another process of this protocol has begun meanwhile ({self._slot.owner()})")
         path = self.folder.log(name)
         tail = Tail.at_end(path)
+        began = tail.place
         process = self._launch(words, path, variables, descriptor)
         self._slot.give(process.pid)
         signals.pid = process.pid
@@ -204,11 +206,7 @@ class Driver:
         finally:
             signals.pid = None
         if status not in (FINISHED, STOPPED_BY_RULE, INTERRUPTED, TERMINATED, *KILLED_BY):
-            print(
-                "\n".join(
-                    ["", *path.read_text(encoding="utf-8", errors="replace").splitlines()[-LAST_LINES:], f"(all of it: {shown(path)})"]
-                )
-            )
+            print("\n".join([*last_lines(path, began), f"(all of it: {shown(path)})"]), flush=True)
         return KILLED_BY.get(status, status) if signals.asked is not None or status >= 0 else FAILED
 
     def _watch(self, process: Process, tail: Tail, *, with_line: bool) -> int:
@@ -235,13 +233,14 @@ class Driver:
         time.sleep(LOOK_SECONDS)
         return drawn
 
-    def _wait_for_orphan(self, stage: Stage, signals: Signals) -> bool:
+    def _wait_for_orphan(self, signals: Signals) -> bool:
         """Wait for a process that an earlier driver has started and not seen ending; whether it has, and nothing else was asked."""
         if self._slot.take() is not None:
             return signals.asked is None
-        print(f"The process of stage {stage.name!r} is still at work ({self._slot.owner() or 'unknown'}); this waits for it.", flush=True)
-        self._stage = stage
-        display, tail, drawn = new_display(self._standing), Tail.at_end(self.folder.log(stage.name)), time.monotonic()
+        self._stage = stage = next_stage(self.loaded.protocol, self.state)
+        name = "check" if stage is None else stage.name
+        print(f"The process of stage {name!r} is still at work ({self._slot.owner() or 'unknown'}); this waits for it.", flush=True)
+        display, tail, drawn = new_display(self._standing), Tail.at_end(self.folder.log(name)), time.monotonic()
         try:
             while self._slot.take() is None:
                 signals.pid = self._slot.owner()
@@ -274,3 +273,11 @@ def seen_in(run: RunFolder) -> Seen:
     saved = any(version.step >= status.step for version in versions)
     done = status.state in ("finished", "stopped") and saved
     return Seen(bool(versions), done, done and status.by_guard, status.reason if done else "")
+
+
+def last_lines(path: Path, place: int) -> list[str]:
+    """What a process has printed at last, from a place in the file on."""
+    try:
+        return path.read_bytes()[place:].decode(errors="replace").splitlines()[-LAST_LINES:]
+    except OSError:
+        return []

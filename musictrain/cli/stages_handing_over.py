@@ -104,4 +104,7 @@ def average_of(run: RunFolder, chosen: Sequence[Version]) -> Path | None:
 
 def words_of_hand_over(over: HandOver | None, started_from: str) -> list[str]:
     """What ``fit`` is told of it."""
-    return ["--init_from", started_from] if over is not None else []
+    if over is None:
+        return []
+    optimizer = ["--init_optimizer", "true"] if over.optimizer else []
+    return ["--init_from", started_from, "--init_vocabulary", over.vocabulary, *optimizer]

@@ -249,9 +249,8 @@ def _hand_over(told: Any, where: str, earlier: list[str]) -> HandOver | None:
         raise ProtocolError(f"{where}: 'of' says how many versions an average is of, and the version is {version!r}.")
     if not isinstance(optimizer, bool):
         raise ProtocolError(f"{where}: 'optimizer' is true (its state comes with the weights) or false, got {optimizer!r}.")
-    if optimizer and (version == "average" or vocabulary == "extend"):
-        what = "an average of weights has no optimizer" if version == "average" else "its state is that of another vocabulary"
-        raise ProtocolError(f"{where} cannot take over the optimizer: {what}. Say optimizer: false.")
+    if optimizer and version == "average":
+        raise ProtocolError(f"{where} cannot take over the optimizer: an average of weights has no optimizer. Say optimizer: false.")
     return HandOver(source, version, of, optimizer, vocabulary)
 
 

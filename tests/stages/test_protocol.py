@@ -59,7 +59,6 @@ def test_a_stage_that_cannot_be_meant_is_refused(told: dict[str, Any], message: 
         ({"hand_over": {"form": "a"}}, "has an unknown key 'form'. Did you mean 'from'?"),
         ({"hand_over": "bets"}, "is one of best, last, average, got 'bets'. Did you mean 'best'?"),
         ({"hand_over": {"version": "average", "optimizer": True}}, "an average of weights has no optimizer"),
-        ({"hand_over": {"vocabulary": "extend", "optimizer": True}}, "its state is that of another vocabulary"),
         ({"hand_over": {"of": 3}}, "'of' says how many versions an average is of, and the version is 'best'"),
         ({"hand_over": {"version": "average", "of": 1}}, "an average is 'of' 2 versions or more, got 1"),
         ({"hand_over": "best", "config": {"init_from": "x"}}, "has both 'hand_over' and init_from: x"),
