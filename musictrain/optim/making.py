@@ -17,7 +17,7 @@ from musictrain.optim.parameter_groups import describe_groups, parameter_groups
 from musictrain.optim.schedules import Constant, Schedule
 from musictrain.optim.standing_still import StandsStill, under
 from musictrain.optim.two_passes import check_two_passes, climbs
-from musictrain.optim.two_weights import TwoWeights, has_two_weights
+from musictrain.optim.two_weights import TwoWeights, has_two_weights, keeps_two_weights
 
 log = logging.getLogger(__name__)
 
@@ -57,8 +57,10 @@ def optimizer_of(
         raise ValueError(f"{type(optimizer).__name__} computes gradients twice a step: take musictrain.optim.SAM, which sees to that.")
     if getattr(optimizer, "one_rate", False) and LayerDecay.of(layer_decay).factor != 1.0:
         raise ValueError(f"{type(optimizer).__name__} finds one learning rate for all weights: leave out layer_decay, or take AdamW.")
+    if any("lr" not in group for group in optimizer.param_groups):
+        raise ValueError(f"{type(optimizer).__name__} has no learning rate that a schedule could multiply: take another optimizer.")
     if has_two_weights(optimizer):
-        under(optimizer, TwoWeights)
+        under(optimizer, StandsStill, TwoWeights)
     elif type(optimizer).__module__.startswith(OF_PACKAGE):
         under(optimizer, StandsStill)
     scale_learning_rates(optimizer)
@@ -110,12 +112,12 @@ def advice_on(optimizer: Optimizer, schedule: Schedule, *, is_averaged: bool = F
         is_averaged: whether a callback averages the weights too.
     """
     name, told = type(optimizer).__name__, []
-    if isinstance(optimizer, TwoWeights) and not isinstance(schedule, Constant):
+    if keeps_two_weights(optimizer) and not isinstance(schedule, Constant):
         told.append(
             f"{name} averages so that its learning rate need not come down, and {type(schedule).__name__} lets it: take "
             "--model.init_args.schedule musictrain.optim.Constant, with warmup_steps."
         )
-    if isinstance(optimizer, TwoWeights) and is_averaged:
+    if keeps_two_weights(optimizer) and is_averaged:
         told.append(f"{name} averages the weights already: leave out EMAWeightAveraging, which would average what is not its result.")
     rates = {group["lr"] for group in optimizer.param_groups}
     if getattr(optimizer, "one_rate", False) and rates != {1.0}:
@@ -156,7 +158,7 @@ def check_is_whole(optimizer: Optimizer, strategy: str, *, flattened: bool = Fal
         ValueError: naming both, and what to do.
     """
     reason = getattr(optimizer, "whole_only", "")
-    if not reason and flattened and (isinstance(optimizer, TwoWeights) or any(BY_MUON in group for group in optimizer.param_groups)):
+    if not reason and flattened and (keeps_two_weights(optimizer) or any(BY_MUON in group for group in optimizer.param_groups)):
         reason = "it treats each weight by itself, and this strategy lays them end to end"
     if reason:
         raise ValueError(

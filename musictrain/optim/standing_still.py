@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch.optim import Optimizer
@@ -18,6 +18,9 @@ class StandsStill(Optimizer):
     in which nothing was done.
     """
 
+    _behaviour: ClassVar[type]
+    """What comes after this class is the optimizer itself. Not ``super()``, since methods are lent to other classes, see ``under``."""
+
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
         """As the optimizer's own ``step``, if there is anything to do; gives back what the closure does."""
         loss = with_gradients(closure)
@@ -26,7 +29,7 @@ class StandsStill(Optimizer):
         return loss
 
     def _own_step(self) -> None:
-        step: Any = super().step
+        step: Any = own(self).step
         # What is called here must not call the hooks of a step once more.
         step = functools.partial(step.__wrapped__, self) if getattr(step, "hooked", False) else step
         with _one_by_one(self.param_groups):
@@ -63,9 +66,22 @@ def has_gradients(optimizer: Optimizer) -> bool:
     return any(parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"])
 
 
-def under(optimizer: Optimizer, behaviour: type[Optimizer]) -> None:
-    """Let an optimizer behave as if its class had another in front."""
+StandsStill._behaviour = StandsStill
+
+
+def own(optimizer: Any) -> Any:
+    """The optimizer without the behaviour that was put before it."""
+    return super(optimizer._behaviour, optimizer)
+
+
+def under(optimizer: Optimizer, *behaviours: type[Optimizer]) -> None:
+    """Let an optimizer behave as if its class had others in front, the last one first of all; nothing changes for one that does already."""
     kind = type(optimizer)
-    if not isinstance(optimizer, behaviour):
-        optimizer.__class__ = type(kind.__name__, (behaviour, kind), {"__module__": kind.__module__, "__doc__": kind.__doc__})
-        optimizer._patch_step_function()  # torch lets the step of each class call the hooks
+    if all(issubclass(kind, behaviour) for behaviour in behaviours):
+        return
+    methods = {name: each for behaviour in behaviours for name, each in vars(behaviour).items() if not name.startswith("__")}
+    # An object can become one of a class with further methods, but not of one with further bases.
+    changed: Any = type(kind.__name__, (kind,), {**methods, "__module__": kind.__module__, "__doc__": kind.__doc__})
+    changed._behaviour = changed
+    optimizer.__class__ = changed
+    optimizer._patch_step_function()  # torch lets the step of each class call the hooks

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from musictrain.optim.standing_still import StandsStill
+from musictrain.optim.standing_still import StandsStill, own
 
 TRAINED = "trained_weights"
 """Key of a parameter's state in a checkpoint."""
@@ -30,6 +30,11 @@ def has_two_weights(optimizer: Optimizer) -> bool:
     """Whether the optimizer's result is not what gradients are computed at."""
     switches = callable(getattr(optimizer, "train", None)) and callable(getattr(optimizer, "eval", None))
     return switches and all("train_mode" in group for group in optimizer.param_groups)
+
+
+def keeps_two_weights(optimizer: Optimizer) -> bool:
+    """Whether it behaves as ``TwoWeights``."""
+    return callable(getattr(optimizer, "show_average", None))
 
 
 class TwoWeights(StandsStill):
@@ -81,11 +86,11 @@ class TwoWeights(StandsStill):
         if self.shows_average:
             raise RuntimeError(f"{type(self).__name__} was asked for a step from the average: call show_trained() first.")
         self._set_mode()
-        return super().step(closure)
+        return StandsStill.step(self, closure)
 
     def state_dict(self) -> dict[str, Any]:
         """The optimizer's own, and the trained weights of every parameter."""
-        state: dict[str, Any] = super().state_dict()
+        state: dict[str, Any] = own(self).state_dict()
         trained = {id(parameter): weights for parameter, weights in self._aside or ()}
         numbers = [number for group in state["param_groups"] for number in group["params"]]
         parameters = [parameter for group in self.param_groups for parameter in group["params"]]
@@ -98,8 +103,8 @@ class TwoWeights(StandsStill):
     @torch.no_grad()
     def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Take back a state; the parameters become the trained weights in it."""
-        state = {number: {key: each for key, each in own.items() if key != TRAINED} for number, own in state_dict["state"].items()}
-        super().load_state_dict({**state_dict, "state": state})
+        state = {number: {key: each for key, each in of_one.items() if key != TRAINED} for number, of_one in state_dict["state"].items()}
+        own(self).load_state_dict({**state_dict, "state": state})
         self._aside = None
         self._set_mode()
         numbers = [number for group in state_dict["param_groups"] for number in group["params"]]
@@ -124,7 +129,7 @@ class Shown:
     """
 
     def __init__(self, optimizer: Optimizer | None = None) -> None:
-        self._of = optimizer if isinstance(optimizer, TwoWeights) else None
+        self._of: Any = optimizer if optimizer is not None and keeps_two_weights(optimizer) else None
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Shown:
         return Shown()
