@@ -33,7 +33,7 @@ from musictrain.curriculum.course import check_unit
 from musictrain.curriculum.pacing import is_number, made_of
 from musictrain.data.accumulation import AccumulationRule, rule_of
 from musictrain.data.orderings import REFERENCE_LOSS
-from musictrain.runs import RunFolder
+from musictrain.runs import RunFolder, read_records
 from musictrain.runs.writer import RecordWriter
 from musictrain.suggestions import did_you_mean
 
@@ -223,6 +223,15 @@ class CurriculumSchedule(Callback):
         run = RunFolder(Path(trainer.log_dir or trainer.default_root_dir))  # a collective call: every process makes it
         if trainer.is_global_zero and run.environment.is_file() and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._events = RecordWriter(run.events)
+            self._record_lost(run, trainer.global_step)
+
+    def _record_lost(self, run: RunFolder, step: int) -> None:
+        """Tell of decisions that the version knows and a kill has kept from the events: who does a step again reads them there."""
+        assert self.course is not None
+        told = {(event.get("count"), event.get("competence")) for event in read_records(run.events) if event.get("event") == "curriculum"}
+        for decision in self.course.table:
+            if (decision.count, decision.competence) not in told:
+                self._record("curriculum", step=step, batch=decision.first, count=decision.count, competence=decision.competence)
 
     # While it trains.
 

@@ -155,6 +155,25 @@ def test_a_run_is_told_what_was_decided_and_when_it_is_over(tmp_path: Path) -> N
     assert [(step, row["curriculum/share_ryans"]) for step, row in rows.items()] == [(2, 1), (4, 1), (6, 1), (8, 0), (10, 0)]
 
 
+def test_a_decision_that_a_kill_has_kept_from_the_events_is_told_at_the_resume(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path / "run")
+    every: dict[str, Any] = {"limit_val_batches": 2, "val_check_interval": 2, "check_val_every_n_epoch": None}
+
+    def decided() -> list[tuple[int, float]]:
+        return [(each["count"], each["competence"]) for each in read_records(run.events) if "competence" in each]
+
+    going_back.fit(run, MODULES["music"](), CurriculumSchedule(**VALUE), data=FollowingData(), max_steps=8, **every)
+    before = decided()
+    assert len(before) >= 2
+    lines = run.events.read_text().splitlines(keepends=True)
+    run.events.write_text("".join(line for line in lines if f'"count": {before[0][0]}' not in line))
+    assert len(decided()) == len(before) - 1
+    schedule = CurriculumSchedule(**VALUE)
+    going_back.fit(run, MODULES["music"](), schedule, data=FollowingData(), max_steps=10, ckpt_path="last", **every)
+    assert schedule.course is not None
+    assert sorted(decided()) == [(decision.count, decision.competence) for decision in schedule.course.table]
+
+
 def test_without_anything_to_turn_it_asks_nothing_of_the_data_module(tmp_path: Path) -> None:
     trainer = lightning.Trainer(**QUIET, max_steps=2, logger=False, callbacks=[CurriculumSchedule()], default_root_dir=tmp_path)
     trainer.fit(BoringModel(), datamodule=BoringDataModule())
