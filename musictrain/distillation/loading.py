@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch import Trainer
 
 from musictrain.checkpoints.chosen_version import find_version
@@ -40,7 +41,9 @@ def load_teacher(settings: Distillation, trainer: Trainer, text: str | None = No
     run = RunFolder(Path(run_path)) if run_path else None
     datamodule = getattr(trainer, "datamodule", None)
     try:
-        stored = stored_network(run, Path(version), getattr(datamodule, "vocab_size", None))
+        # Its weights are drawn before they are replaced; nobody else's chance is taken for that.
+        with torch.random.fork_rng(devices=[]):
+            stored = stored_network(run, Path(version), getattr(datamodule, "vocab_size", None))
     except (NetworkError, FileNotFoundError) as error:
         raise TeacherError(f"The teacher cannot be loaded. {error}") from error
     return Teacher(stored, settings.precision or precision_of_run(trainer))
