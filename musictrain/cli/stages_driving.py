@@ -200,13 +200,14 @@ class Driver:
         self._slot.give(process.pid)
         signals.pid = process.pid
         signals.pass_on()  # what was asked while it started
+        with_line = words[0] in ("fit", "resume")
         try:
-            with_line = name != "check" and words[0] in ("fit", "resume")
             status = self._watch(process, tail, with_line=with_line)
         finally:
             signals.pid = None
         if status not in (FINISHED, STOPPED_BY_RULE, INTERRUPTED, TERMINATED, *KILLED_BY):
-            print("\n".join([*last_lines(path, began), f"(all of it: {shown(path)})"]), flush=True)
+            told = [] if with_line else last_lines(path, began)
+            print("\n".join([*told, f"(all of it: {shown(path)})"]), flush=True)
         return KILLED_BY.get(status, status) if signals.asked is not None or status >= 0 else FAILED
 
     def _watch(self, process: Process, tail: Tail, *, with_line: bool) -> int:

@@ -42,7 +42,7 @@ class Killer(Callback):
         self._kill(trainer.global_step)
 
     def _kill(self, step: int) -> None:
-        path = Path(os.environ.get(KILLS, "/nowhere"))
+        path = Path(os.environ.get(KILLS) or "/nowhere")
         told = json.loads(path.read_text()) if path.exists() else []
         for place in [each for each in told if each[:2] == [self.stage, step]]:
             path.write_text(json.dumps([each for each in told if each != place]))

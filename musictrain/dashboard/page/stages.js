@@ -84,8 +84,8 @@
     if (!going && done < data.stages.length) words.push("nobody trains it now: the same command goes on where it was");
     M.setText(M.byId("summary"), words.join(" · "));
     const share = done === data.stages.length ? 1 : data.share || 0;
-    M.byId("bar").style.setProperty("--share", `${100 * share}%`);
-    M.byId("bar").setAttribute("aria-valuenow", String(Math.round(100 * share)));
+    M.byId("bar").style.width = `${100 * share}%`;
+    M.byId("progress").setAttribute("aria-valuenow", String(Math.round(100 * share)));
     M.setText(M.byId("written"), `Written ${M.moment(data.written, true)}.`);
   }
 
