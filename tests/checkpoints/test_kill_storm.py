@@ -33,7 +33,10 @@ from tests.cli.tiny import tiny_config, write_config, write_corpus
 
 pytestmark = pytest.mark.slow
 
-CLOCKS = ("['callbacks']['RunRecorder']", "['callbacks']['PlainProgress']", "['callbacks']['ProgressLine']")
+CLOCKS = (
+    *("['callbacks']['RunRecorder']", "['callbacks']['PlainProgress']", "['callbacks']['ProgressLine']"),
+    "['callbacks']['AnomalyAlerts']['machine']",
+)
 """How long everything took, which no two runs have in common."""
 
 NO_SAMPLES = {"class_path": "musictrain.callbacks.WriteSamples", "init_args": {"num": 0, "continuations": 0}}
