@@ -35,6 +35,7 @@ COMMANDS = (
     Command("validate", "Train", "the likelihood on the validation split", "musictrain.cli.training"),
     Command("test", "Train", "the likelihood on the test split", "musictrain.cli.training"),
     Command("predict", "Train", "run the model's predict step over the data", "musictrain.cli.training"),
+    Command("tune", "Train", "find a learning rate and a batch size to begin with", "musictrain.cli.tune"),
     Command("sample", "Train", "make music from a checkpoint", "musictrain.cli.sample"),
     Command("distill-corpus", "Train", "a corpus of a run's own music, to train another network on", "musictrain.cli.distill_corpus"),
     Command("verify-resume", "Train", "prove on your own configuration that a resume is exact", "musictrain.cli.verify_resume"),

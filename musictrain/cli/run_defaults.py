@@ -10,7 +10,7 @@ from typing import Any
 
 from lightning.fabric.plugins.io import CheckpointIO
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import Checkpoint, ModelSummary, ProgressBar
+from lightning.pytorch.callbacks import BatchSizeFinder, Checkpoint, LearningRateFinder, ModelSummary, ProgressBar
 from lightning.pytorch.loggers import Logger
 
 from musictrain.callbacks import (
@@ -75,6 +75,7 @@ def default_callbacks(
         ValueError: if tokens of a step are asked for and a schedule of them is there already.
     """
     mine = list(given) if isinstance(given, list | tuple) else [given] if given is not None else []
+    refuse_finders(mine)
     defaults: list[tuple[type[Callback], list[Callback]]] = [
         (RunRecorder, [recorder]),
         (Announcement, [announcement or Announcement()]),
@@ -101,6 +102,25 @@ def default_callbacks(
         if isinstance(callback, RunRecorder) and callback is not recorder:
             callback.take_over(recorder)
     return every
+
+
+def refuse_finders(callbacks: Sequence[Any]) -> None:
+    """Lightning's callbacks that look for a learning rate or a batch size have no place in a run.
+
+    Raises:
+        ValueError: saying why, and what does it instead.
+    """
+    reasons = {
+        LearningRateFinder: ("the schedule's next step would undo what it finds", "--lr"),
+        BatchSizeFinder: ("the run would go through the corpus in other batches than its configuration says, which no resume could know",
+                          "--batch-size"),
+    }  # fmt: skip
+    for callback, (kind, (why, option)) in ((each, item) for each in callbacks for item in reasons.items()):
+        if isinstance(callback, kind):
+            raise ValueError(
+                f"{type(callback).__name__} in trainer.callbacks: {why}. Leave it out; `musictrain tune --config NAME-or-FILE {option}` "
+                "finds it before the run, and prints the lines for the configuration."
+            )
 
 
 def measuring_options(settings: Any) -> dict[str, Any]:
