@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,9 @@ GRID = VoiceGrid()
 
 def corpus_of(pieces: dict[str, Notes], splits: dict[str, str] | None = None, name: str = "made by hand") -> Corpus:
     """Pieces by name; all are trained on but those that ``splits`` names."""
-    print_of = "".join(f"{title}{len(notes)}" for title, notes in pieces.items())
+    content = "".join(f"{title}{notes.onset}{notes.pitch}" for title, notes in pieces.items()) + f"{splits}"
     made = [Piece(title, title, notes, split=(splits or {}).get(title, "train")) for title, notes in pieces.items()]
-    return Corpus(name, made, fingerprint=f"{hash(print_of) & (2**64 - 1):016x}")
+    return Corpus(name, made, fingerprint=hashlib.sha256(content.encode()).hexdigest()[:16])
 
 
 def store_of(corpus: Corpus, folder: Path, tokenizer: Any = GRID) -> TokenStore:
