@@ -208,7 +208,8 @@ class Driver:
         if status not in (FINISHED, STOPPED_BY_RULE, INTERRUPTED, TERMINATED, *KILLED_BY):
             told = [] if with_line else last_lines(path, began)
             print("\n".join([*told, f"(all of it: {shown(path)})"]), flush=True)
-        return KILLED_BY.get(status, status) if signals.asked is not None or status >= 0 else FAILED
+        # One that somebody has killed has failed; one that was asked to end, before it could say so itself, was interrupted.
+        return status if status >= 0 else KILLED_BY.get(status, FAILED)
 
     def _watch(self, process: Process, tail: Tail, *, with_line: bool) -> int:
         display = new_display(self._standing) if with_line else None

@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,12 +37,12 @@ class Killer(Callback):
         self.stage = stage
 
     def setup(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
-        self._kill(BEFORE)
+        self._kill(trainer, BEFORE)
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._kill(trainer.global_step)
+        self._kill(trainer, trainer.global_step)
 
-    def _kill(self, step: int) -> None:
+    def _kill(self, trainer: Trainer, step: int) -> None:
         path = Path(os.environ.get(KILLS) or "/nowhere")
         told = json.loads(path.read_text()) if path.exists() else []
         for place in [each for each in told if each[:2] == [self.stage, step]]:
@@ -51,8 +52,16 @@ class Killer(Callback):
                 os.kill(int(os.environ[DRIVER]), signal.SIGKILL)
             if victim == "asked":
                 os.kill(int(os.environ[DRIVER]), signal.SIGTERM)
+                wait_for_word(trainer)
             if victim in ("stage", "both"):
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+def wait_for_word(trainer: Trainer) -> None:
+    """Do nothing until the driver has passed on what it was asked to."""
+    until = time.monotonic() + 120
+    while not trainer.received_sigterm and time.monotonic() < until:  # type: ignore[attr-defined]
+        time.sleep(0.02)
 
 
 class Forked:
