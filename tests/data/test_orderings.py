@@ -197,6 +197,17 @@ def test_surprisal_is_counted_on_training_pieces_alone(tmp_path: Path) -> None:
     assert found.weight.sum() == sum(store.length[piece] - 1 for piece in store.pieces("train"))
 
 
+def test_of_a_large_corpus_as_many_pieces_are_counted_together_as_fit(own: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, _, store, stretches = own
+    pieces = store.pieces("train")
+    monkeypatch.setattr("musictrain.data.orderings.surprisal.AT_ONCE", int(store.length[pieces[:2]].sum()))
+    found = surprisal(store, pieces, stretches, 4)
+    apart = [surprisal(store, some, stretches, 4) for some in (pieces[:2], pieces[2:3], pieces[3:])]
+    in_blocks = [each for each in apart if np.allclose(found.value[each.weight > 0], each.value[each.weight > 0])]
+    assert np.array_equal(in_blocks[0].weight > 0, np.isin(stretches.piece, pieces[:2]))
+    assert found.weight.sum() == store.num_tokens("train") - len(pieces)
+
+
 # Windows
 
 

@@ -18,10 +18,11 @@ from musictrain.data.token_store import TokenStore
 
 PRIOR = 2.0
 CONTEXT = 3
+AT_ONCE = 1 << 24  # tokens that are counted together, so that memory has a limit
 
 
 def surprisal(store: TokenStore, pieces: NDArray[np.int64], stretches: Stretches, tokens_per_step: int) -> Ordering:
-    """Mean nats a token of each stretch of some pieces, counted on the same pieces.
+    """Mean nats a token of each stretch of some pieces, counted on the same pieces; of a large corpus on ``AT_ONCE`` tokens at a time.
 
     Args:
         store: where the tokens are.
@@ -29,14 +30,21 @@ def surprisal(store: TokenStore, pieces: NDArray[np.int64], stretches: Stretches
         stretches: of the store.
         tokens_per_step: of the tokenizer.
     """
+    block = (np.cumsum(store.length[pieces]) - 1) // AT_ONCE
+    parts = [_of_block(store, pieces[block == number], stretches, tokens_per_step) for number in np.unique(block)]
+    sums, counts = np.sum(parts, axis=0) if parts else np.zeros((2, len(stretches)))
+    return Ordering.of_sums(sums, counts)
+
+
+def _of_block(store: TokenStore, pieces: NDArray[np.int64], stretches: Stretches, tokens_per_step: int) -> Floats:
+    """Nats and number of the targets of each stretch, (2, stretches), counted on these pieces alone."""
     piece = np.repeat(np.arange(len(pieces)), store.length[pieces])
     within = np.arange(len(piece)) - np.repeat(np.cumsum(store.length[pieces]) - store.length[pieces], store.length[pieces])
     tokens = np.asarray(store.tokens)[store.offset[pieces][piece] + within].astype(np.int64)
     nats = nats_of_tokens(tokens, within, offsets_of(tokens_per_step))
     is_target = within > 0
     stretch = (stretches.first[pieces][piece] + within // stretches.size)[is_target]
-    sums, counts = (np.bincount(stretch, each, len(stretches)).astype(np.float64) for each in (nats[is_target], None))
-    return Ordering.of_sums(sums, counts)
+    return np.stack([np.bincount(stretch, each, len(stretches)).astype(np.float64) for each in (nats[is_target], None)])
 
 
 def offsets_of(tokens_per_step: int) -> tuple[int, ...]:
