@@ -310,10 +310,10 @@ class Replaying:
     def _planned_batches(self, cli: ReplayCLI) -> list[dict[str, Any]]:
         from musictrain.cli.replay_trainer import numbers_of_step
 
+        course = self._course(cli)  # before the plan is made, which knows what is easy from then on
         plan = cli.datamodule.train_plan()
         state = self.outline.get(type(cli.datamodule).__qualname__) or {}
         numbers = numbers_of_step(cli, state, self.began_at, self.step)
-        course = self._course(cli)
         return [plan.batch(number) if course is None else plan.batch(number, dial=course.at(number)) for number in numbers]
 
     def _course(self, cli: ReplayCLI) -> Course | None:
