@@ -118,7 +118,7 @@ def test_a_fit_killed_three_times_ends_in_the_same_bits_and_its_steps_can_be_don
 
 def rows_of(told: dict[str, Any]) -> list[Any]:
     """Which music a step was made of."""
-    return sorted((row["batch"], row["row"], str(row["spans"])) for row in told["rows"])
+    return sorted((row["batch"], row["row"], str(row["parts"])) for row in told["rows"])
 
 
 # Two processes
