@@ -57,8 +57,8 @@ SIZES = {
         "real",
         teacher={"embedding": 192, "hidden": 256, "head_hidden": 256},
         student={"embedding": 64, "hidden": 80, "head_hidden": 80, "num_layers": 1},
-        teacher_steps=500,
-        steps=250,
+        teacher_steps=900,
+        steps=400,
         validations=5,
         window=512,
         batch_size=8,
@@ -216,7 +216,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="real")
     parser.add_argument("--only", choices=("teacher", "students", "summary"), default=None)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=4)
     parser.add_argument("--keep", type=Path, default=None, help="folder of what is kept between calls")
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)

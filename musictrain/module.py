@@ -247,9 +247,6 @@ class MusicModule(MeasuringModule):
 
     # One step.
 
-    def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
-        return self.distilling.attach(batch) if self.trainer.training else batch
-
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         self._seed_batch()
         self._batch = batch, batch_idx

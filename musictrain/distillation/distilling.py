@@ -141,7 +141,24 @@ class Distilling(_Either):
             if self.settings.top_k is not None:
                 self.opinions = keep_opinions(self.teacher, trainer, self.settings)
                 self.teacher.to(torch.device("cpu"))  # it has said all it had to say
+        if self.opinions is not None:
+            self._attach_to_batches_of(trainer)
         self._note_descent(trainer)
+
+    def _attach_to_batches_of(self, trainer: Trainer) -> None:
+        """Let the data module hand out batches with the opinions on them, before they go to the device: nothing then waits for it."""
+        datamodule: Any = trainer.datamodule  # type: ignore[attr-defined]
+        own = datamodule.on_before_batch_transfer
+        if getattr(own, "attaches", None) is self:
+            return
+
+        def attached(batch: Any, dataloader_idx: int) -> Any:
+            learns = datamodule.trainer.training and getattr(datamodule.trainer.lightning_module, "distilling", None) is self
+            return self.attach(own(batch, dataloader_idx)) if learns else own(batch, dataloader_idx)
+
+        attached.attaches = self  # type: ignore[attr-defined]
+        # Not the module's own hook: Lightning remarks on that in every fit, and passes over it where the data module has one.
+        datamodule.on_before_batch_transfer = attached
 
     def _note_descent(self, trainer: Trainer) -> None:
         folder = trainer.log_dir or ""  # a collective call: every process makes it
@@ -295,10 +312,6 @@ class NotDistilling(_Either):
 
     def lay_schedule(self, trainer: Trainer) -> None:
         """There is none."""
-
-    def attach(self, batch: Any) -> Any:
-        """The batch as it is."""
-        return batch
 
     def rows_of(self, batch: Any, tokens: Tensor) -> tuple[Tensor, ...]:
         """Nothing more is needed."""
