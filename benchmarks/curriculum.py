@@ -47,7 +47,7 @@ from musictrain.models.decoder import Decoder
 from musictrain.module import MusicModule
 from musictrain.optim import WarmupCosine
 
-TOKENS = 1_600_000
+TOKENS = 1_000_000
 WINDOW, ROWS = 256, 8
 VALIDATIONS = 20
 SETTINGS = {"d_model": 96, "num_layers": 3, "num_heads": 4, "dropout": 0.1, "window": WINDOW, "rows": ROWS, "lr": 0.003}
