@@ -117,19 +117,20 @@ class Distilling(_Either):
             self.teacher = self._find(self.settings.teacher)
         if self.opinions is None:
             check_teacher(self.teacher, network_vocab_size(network), datamodule)
-        if matching is not None:
-            self._widen(matching, network, seed)
+        if matching is not None and not len(matching.projections):
+            widths = self._widths(matching, network)
+            for each in (matching, *copies_of(trainer)):
+                each.make(widths, seed)
 
-    def _widen(self, matching: HiddenMatching, network: nn.Module, seed: int) -> None:
+    def _widths(self, matching: HiddenMatching, network: nn.Module) -> list[tuple[int, int]]:
+        """Channels of the student's and the teacher's layers."""
         assert self.teacher is not None
         for student_layer, teacher_layer in matching.pairs.items():
             layers_of(network, [student_layer])
             layers_of(self.teacher.network, [teacher_layer])
-        if len(matching.projections):
-            return
         with self.teacher.at_work() as taught:
             theirs = [width_of(taught, name, token=0) for name in matching.pairs.values()]
-        matching.make([(width_of(network, name, token=0), width) for name, width in zip(matching.pairs, theirs, strict=True)], seed)
+        return [(width_of(network, name, token=0), width) for name, width in zip(matching.pairs, theirs, strict=True)]
 
     def start(self, trainer: Trainer, device: torch.device) -> None:
         """Training begins: be on the device, have the opinions that are kept, and write down whom this run learns from."""
@@ -338,6 +339,13 @@ def distilling(settings: Distillation | None, *, compiled: bool = False, **optio
         options: of the hard part of the loss.
     """
     return NotDistilling(**options) if settings is None else Distilling(settings, compiled=compiled, **options)
+
+
+def copies_of(trainer: Trainer) -> list[HiddenMatching]:
+    """Those in copies of the module that callbacks have made for averages of its weights, before any width was known."""
+    copies = [getattr(getattr(each, "_average_model", None), "module", None) for each in trainer.callbacks]  # type: ignore[attr-defined]
+    found = [getattr(each, "hidden_matching", None) for each in copies]
+    return [each for each in found if isinstance(each, HiddenMatching)]
 
 
 def _watched(network: nn.Module, names: list[str] | None) -> Any:

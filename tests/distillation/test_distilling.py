@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 from torch import Tensor
 
 from musictrain.callbacks import EMAWeightAveraging
@@ -244,6 +245,21 @@ def student_projections(teacher: Path) -> list[Tensor]:
     module = student(teacher, still(), hidden={"blocks.0": "blocks.1"})
     module.hidden_matching.make([(4, 8)], seed=0)
     return [each.weight.detach().clone() for each in module.hidden_matching.projections]
+
+
+def test_projections_are_averaged_with_the_weights(tmp_path, teacher):
+    module = student(teacher, hidden={"blocks.0": "blocks.1"}, options=SGD)
+    trainer = fit(tmp_path, module, valid=random_batches(1), max_steps=3, callbacks=[LightningEMA(decay=0.5), SaveInTheEnd()])
+    saved = torch.load(tmp_path / "end.ckpt", weights_only=True)
+    name = "hidden_matching.projections.0.weight"
+    assert list(saved["state_dict"]) == list(saved["current_model_state"]) == list(module.state_dict())
+    assert not torch.equal(saved["state_dict"][name], saved["current_model_state"][name])
+    assert trainer.global_step == 3
+
+
+class SaveInTheEnd(Callback):
+    def on_train_batch_end(self, trainer: Any, *args: Any) -> None:
+        trainer.save_checkpoint(Path(trainer.default_root_dir) / "end.ckpt")
 
 
 def test_a_checkpoint_with_projections_is_measured_without_a_teacher(tmp_path, teacher):
