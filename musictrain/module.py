@@ -47,7 +47,7 @@ from musictrain.optim import (
 )
 from musictrain.optim.adaptive_clipping import check_ratio, check_weights_keep_their_rows
 from musictrain.optim.gradients import gradient_norm, gradients_of, multiply
-from musictrain.optim.making import check_trainer, describe_optimizer
+from musictrain.optim.making import averages_weights, check_trainer, describe_optimizer
 from musictrain.optim.schedules import no_limit
 from musictrain.optim.shared_factory import SharedFactory
 from musictrain.optim.two_passes import in_as_many_passes
@@ -86,8 +86,9 @@ class MusicModule(MeasuringModule):
 
     Args:
         network: the module to train; ``vocab_size``, if it has one, is the width of its logits.
-        optimizer: makes an optimizer from parameter groups. Learning rate and weight decay are the optimizer's own arguments; norms,
-            biases and embeddings never decay.
+        optimizer: makes an optimizer from parameter groups: ``AdamW``, ``Muon``, ``Lion``, ``SOAP``, ``Adafactor``, ``ADOPT``, ``Prodigy``,
+            ``ScheduleFreeAdamW`` or ``SAM`` of ``musictrain.optim``, or any other by its class path, such as ``torch.optim.NAdam`` or
+            ``pytorch_optimizer.AdEMAMix``. Learning rate and weight decay are its own arguments; norms, biases and embeddings never decay.
         schedule: factor on the learning rate for each step; where it leaves ``total_steps`` open, the trainer's limits fill it in.
         label_smoothing: share of a target's probability spread over the vocabulary, in [0, 1].
         z_loss: weight of the squared log-partition; 1e-4 is usual.
@@ -386,7 +387,8 @@ class MusicModule(MeasuringModule):
 
     def on_train_end(self) -> None:
         self._batch = None, 0
-        self._weights.average()
+        if not averages_weights(self.trainer):  # whose average is what the module holds by now
+            self._weights.average()
         self._weights = Shown()
 
     def on_validation_end(self) -> None:

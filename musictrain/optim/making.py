@@ -70,7 +70,9 @@ def optimizer_of(
 def _made(network: nn.Module, make: Callable[[Iterable], Optimizer], vocab_size: int | None, layer_decay: float | LayerDecay) -> Optimizer:
     try:
         return make(parameter_groups(network, layer_decay=layer_decay))
-    except (ValueError, KeyError) as error:
+    except Exception as error:
+        if type(error).__module__.startswith(OF_PACKAGE):
+            raise ValueError(f"{error}. It comes from {type(error).__name__} of pytorch-optimizer.") from error
         if "Muon only supports 2D parameters" in str(error):
             raise ValueError(
                 "torch.optim.Muon takes matrices alone, and this network has other weights too: take musictrain.optim.Muon, which moves "
@@ -141,9 +143,13 @@ def check_trainer(optimizer: Optimizer, trainer: Any, schedule: Schedule) -> Non
     kinds = {each.__name__ for each in strategy.__mro__}
     if kinds & SHARING:
         check_is_whole(optimizer, strategy.__name__, flattened=bool(kinds & FLATTENING))
-    averages = any(AVERAGING & {each.__name__ for each in type(callback).__mro__} for callback in trainer.callbacks)
-    for sentence in advice_on(optimizer, schedule, is_averaged=averages):
+    for sentence in advice_on(optimizer, schedule, is_averaged=averages_weights(trainer)):
         log.warning("%s", sentence)
+
+
+def averages_weights(trainer: Any) -> bool:
+    """Whether a callback of Lightning's Trainer leaves an average behind."""
+    return any(AVERAGING & {each.__name__ for each in type(callback).__mro__} for callback in trainer.callbacks)
 
 
 def check_is_whole(optimizer: Optimizer, strategy: str, *, flattened: bool = False) -> None:
