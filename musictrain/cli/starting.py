@@ -27,6 +27,7 @@ from musictrain.cli.one_decision import first_decides
 from musictrain.cli.resume import read_config, value_at
 from musictrain.cli.trained_run import TOKENIZER
 from musictrain.data.tokenizers import Tokenizer, VoiceGrid, load_tokenizer
+from musictrain.optim.partial_states import set_aside
 from musictrain.runs import RunFolder, find_run
 
 log = logging.getLogger(__name__)
@@ -280,4 +281,5 @@ def _deal_out(module: LightningModule, optimizer: Any, remembered: dict[str, dic
     names = {id(parameter): clean(name) for name, parameter in module.named_parameters()}
     groups = [{**group, "params": [names[id(each)] for each in group["params"]]} for group in optimizer.param_groups]
     state: Any = {"state": remembered, "param_groups": groups}
-    set_optimizer_state_dict(module, optimizer, state, options=StateDictOptions(full_state_dict=True))
+    with set_aside(((names[id(each)], each) for group in optimizer.param_groups for each in group["params"]), remembered):
+        set_optimizer_state_dict(module, optimizer, state, options=StateDictOptions(full_state_dict=True))

@@ -12,6 +12,7 @@ GPUs takes the same path and was not run.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import logging
 from datetime import timedelta
@@ -24,11 +25,13 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.strategies import ModelParallelStrategy
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
+from torch.distributed.checkpoint import FileSystemReader
 from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict, set_optimizer_state_dict
 from torch.optim import Optimizer
 
 from musictrain.models.recomputing import recompute
 from musictrain.optim.gradients import alike, clip_to_norm, clip_values
+from musictrain.optim.partial_states import names_with_states, set_aside
 from musictrain.strategies.parallelize import is_parallel, same_everywhere, shard, split_tensors
 
 GATHER_DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -190,7 +193,12 @@ class ShardedStrategy(ModelParallelStrategy):
         if path.is_dir():
             if hasattr(self.checkpoint_io, "load_metadata"):
                 self.checkpoint_io.load_metadata(path)
-            tree = super().load_checkpoint(path, weights_only=True)
+            keys = list(FileSystemReader(path).read_metadata().state_dict_metadata)
+            with contextlib.ExitStack() as stack:
+                for number, optimizer in enumerate(self.optimizers):
+                    named = zip(names_in_order(self._module, optimizer), parameters_in_order(optimizer), strict=True)
+                    stack.enter_context(set_aside(named, names_with_states(keys, f"optimizer_{number}.state.")))
+                tree = super().load_checkpoint(path, weights_only=True)
         else:
             tree = self.checkpoint_io.load_checkpoint(path, weights_only=True)
             self._take_up(tree)
@@ -202,7 +210,10 @@ class ShardedStrategy(ModelParallelStrategy):
         options = StateDictOptions(full_state_dict=True, strict=self._module.strict_loading)
         set_model_state_dict(self._module, tree["state_dict"], options=options)
         for optimizer, state in zip(self.optimizers, tree.get("optimizer_states", ()), strict=False):
-            set_optimizer_state_dict(self._module, optimizer, self._by_name(optimizer, state), options=options)
+            by_name = self._by_name(optimizer, state)
+            named = zip(names_in_order(self._module, optimizer), parameters_in_order(optimizer), strict=True)
+            with set_aside(named, by_name["state"]):
+                set_optimizer_state_dict(self._module, optimizer, by_name, options=options)
 
     def _by_name(self, optimizer: Optimizer, state: dict[str, Any]) -> dict[str, Any]:
         """An optimizer's state with the names of the weights for their numbers."""
@@ -246,9 +257,12 @@ def blocks_in(part: str, names: str | list[str] | None) -> list[str] | None:
 def names_in_order(module: nn.Module, optimizer: Optimizer) -> list[str]:
     """The names of an optimizer's parameters in the order in which its state counts them."""
     names = {id(parameter): name for name, parameter in module.named_parameters()}
-    return [
-        names[id(parameter)].replace("_checkpoint_wrapped_module.", "") for group in optimizer.param_groups for parameter in group["params"]
-    ]
+    return [names[id(parameter)].replace("_checkpoint_wrapped_module.", "") for parameter in parameters_in_order(optimizer)]
+
+
+def parameters_in_order(optimizer: Optimizer) -> list[nn.Parameter]:
+    """An optimizer's parameters, counted over all groups."""
+    return [parameter for group in optimizer.param_groups for parameter in group["params"]]
 
 
 def skeleton_of(network: nn.Module) -> nn.Module:
