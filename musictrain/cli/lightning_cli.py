@@ -200,7 +200,9 @@ class MusicCLI(LightningCLI):
         """What is said before the first step; on the way a run that begins with another's weights takes them."""
         path = self.config_init[self._command].get("ckpt_path")
         text = self.settings.get("init_from")
-        check_one_beginning(text, path, goes_on=self._folder is not None, typed=given(("init_from",), self._arguments, files=False))
+        # The same command line begins such a run, and by `auto` goes on with it.
+        typed = self.settings.get("ckpt_path") not in WHICH and given(("init_from",), self._arguments, files=False)
+        check_one_beginning(text, path, goes_on=self._folder is not None, typed=typed)
         if text is not None and path is None:
             # Before there is a run folder: what does not fit leaves none behind.
             source = source_of(text, Path(self.settings.runs))
