@@ -32,6 +32,7 @@ SIDEWAYS = {
     ("metrics", "data"): "a corpus is the reference",
     ("metrics", "listening"): "bars are bars",
     ("compiling", "data"): "caches lie together",
+    ("optim", "models"): "how deep a weight lies is told by the block that it lies in",
     ("distillation_loss", "losses"): "the tokens that came next are half of it",
     ("module", "measuring_module"): "what is trained is measured too",
     ("module", "distillation"): "a teacher's opinion is a part of the loss",
