@@ -1,14 +1,14 @@
 """AdamW, Muon, SOAP and schedule-free AdamW, each at its own searched learning rate: steps and seconds to the same validation loss.
 
-A small transformer learns Bach's chorales in eighths. For each optimizer the learning rate is searched first, on a seed that is not counted
-later: three rates, each three times the one before, and further ones as long as the best is the last of them on a side. Then it is trained
-with that rate for several seeds; the same seed has the same first weights and the same batches under every optimizer. Warm-up and cosine for
-all but schedule-free, which warms up and stays. Weight decay is each optimizer's usual one; nothing else was searched.
+A small transformer learns Bach's chorales in eighths. For each optimizer the learning rate is searched first, on a seed that is not
+counted later: three rates, each three times the one before, and further ones as long as the best is the last of them on a side. Then it is
+trained with that rate for several seeds; the same seed has the same first weights and the same batches under every optimizer. Warm-up and
+cosine for all but schedule-free, which warms up and stays. Weight decay is each optimizer's usual one; nothing else was searched.
 
 The losses that are to be reached are those that AdamW has, on average over the seeds, after a half, three quarters and all of its steps.
-Seconds are those of training steps alone; what is compared by them is this machine and this size, at which an optimizer's own work weighs more
-than in a large network. Intervals are 95 % (Student's t) over the seeds; of steps and seconds the mean share of AdamW's, seed by seed, over
-the seeds in which both got there.
+Seconds are those of training steps alone; what is compared by them is this machine and this size, at which an optimizer's own work weighs
+more than in a large network. Intervals are 95 % (Student's t) over the seeds; of steps and seconds the mean share of AdamW's, seed by
+seed, over the seeds in which both got there.
 
     python -m benchmarks.optimizers [optimizer ...] [--seeds 3] [--size 1.0] [--output FILE]
 
@@ -186,7 +186,8 @@ def compared(runs: dict[int, dict[str, Any]], adamw: dict[int, dict[str, Any]], 
         "milliseconds_a_step": interval([1_000 * each["course"][-1][1] / each["course"][-1][0] for each in runs.values()]),
     }
     for name, loss in targets.items():
-        told[f"to_{name.replace(' ', '_')}"] = needed = {}
+        needed: dict[str, Any] = {}
+        told[f"to_{name.replace(' ', '_')}"] = needed
         for column, unit in enumerate(("steps", "seconds")):
             mine = {seed: reached(each["course"], loss, column) for seed, each in runs.items()}
             theirs = {seed: reached(adamw[seed]["course"], loss, column) for seed in both}
