@@ -28,6 +28,7 @@ from torch.optim import Optimizer
 
 from musictrain.checkpoints.sharded_saving import local
 from musictrain.optim.freezing import chosen
+from musictrain.optim.two_weights import has_two_weights
 from musictrain.runs import RunFolder
 from musictrain.runs.records import read_records
 from musictrain.runs.writer import RecordWriter
@@ -51,8 +52,8 @@ class GradualUnfreezing(Callback):
             did; costs a copy of them meanwhile.
 
     Raises:
-        ValueError: for a negative number of steps; when a fit starts: if a pattern stands for nothing or for weights that never train, or
-            nothing would train at first.
+        ValueError: for a negative number of steps; when a fit starts: if a pattern stands for nothing or for weights that never train,
+            nothing would train at first, or updates are to grow and the optimizer is schedule-free.
     """
 
     def __init__(self, schedule: dict[str, int] | None = None, warmup_steps: int = 0) -> None:
@@ -112,7 +113,16 @@ class GradualUnfreezing(Callback):
         for pattern, step in self.schedule.items():
             log.info("%s trains %s.", pattern, f"from step {step:,} on" if step > trainer.global_step else "already")
         if self.warmup_steps:
+            self._refuse_two_weights(trainer)
             self._undo = [optimizer.register_step_post_hook(lambda *_: self._grow()).remove for optimizer in trainer.optimizers]
+
+    def _refuse_two_weights(self, trainer: Trainer) -> None:
+        for optimizer in trainer.optimizers:
+            if has_two_weights(optimizer):
+                raise ValueError(
+                    f"GradualUnfreezing with warmup_steps={self.warmup_steps} makes updates smaller, and {type(optimizer).__name__} keeps "
+                    "a second copy of the weights, which would not know. Set warmup_steps to 0."
+                )
 
     # Every step.
 

@@ -28,10 +28,12 @@ class UpdateSizes:
         self.names = tuple(name for name, _ in kept)
         self._parameters = [parameter for _, parameter in kept]
         self._kept: list[Tensor] | None = None
+        self._without: set[str] = set()
 
     @torch.no_grad()
     def before(self) -> None:
         """Keep what the step is about to change."""
+        self._without = {name for name, parameter in zip(self.names, self._parameters, strict=True) if parameter.grad is None}
         self._kept = [sample_of(parameter).clone() for parameter in self._parameters]
 
     def forget(self) -> None:
@@ -40,7 +42,8 @@ class UpdateSizes:
 
     @torch.no_grad()
     def after(self, reduce: Reduce | None = None) -> dict[str, float]:
-        """Norm of the update over norm of the weight, by name; empty without a ``before``, or of weights that are all zero.
+        """Norm of the update over norm of the weight, by name; empty without a ``before``. Left out are weights that are all zero, and
+        those that stayed where they were without a gradient: nobody has meant to move them.
 
         Args:
             reduce: adds a tensor over all ranks, where parameters lie in shares: then the ratios are those of the whole, on every rank.
@@ -53,7 +56,8 @@ class UpdateSizes:
         lengths = [torch.stack([norm.double() for norm in torch._foreach_norm(of)]) for of in (moved, kept)]
         squares = torch.stack(lengths).square()
         update, weight = (squares if reduce is None else reduce(squares)).sqrt().tolist()
-        return {name: moved / norm for name, moved, norm in zip(self.names, update, weight, strict=True) if norm > 0}
+        every = zip(self.names, update, weight, strict=True)
+        return {name: moved / norm for name, moved, norm in every if norm > 0 and (moved > 0 or name not in self._without)}
 
 
 def sample_of(parameter: Any) -> Tensor:

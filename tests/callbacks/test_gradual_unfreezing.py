@@ -19,7 +19,7 @@ from musictrain.checkpoints.catalog import list_versions
 from musictrain.dashboard.event_reading import EventReader
 from musictrain.models import Decoder
 from musictrain.module import MusicModule
-from musictrain.optim import AdamW, WarmupCosine
+from musictrain.optim import SAM, SOAP, AdamW, Constant, Lion, Muon, ScheduleFreeAdamW, WarmupCosine
 from musictrain.runs import RunFolder
 from tests.tiny_runs import PAD, VOCAB, Resumable, fit, logged, random_batches, same_weights
 
@@ -220,3 +220,18 @@ def test_lightnings_own_callback_ends_a_run_with_a_schedule_by_steps(tmp_path: P
 def test_a_warm_up_of_negative_length_is_refused() -> None:
     with pytest.raises(ValueError, match="warmup_steps=-1, expected 0 or more"):
         GradualUnfreezing(warmup_steps=-1)
+
+
+def test_updates_of_a_schedule_free_optimizer_cannot_grow(tmp_path: Path) -> None:
+    free = MusicModule(decoder(), ScheduleFreeAdamW, Constant(), pad_id=PAD)
+    with pytest.raises(ValueError, match=r"ScheduleFreeAdamW keeps a second copy of the weights.*Set warmup_steps to 0"):
+        fit(tmp_path, free, callbacks=[GradualUnfreezing(SCHEDULE, warmup_steps=2)], max_steps=1)
+
+
+@pytest.mark.parametrize("make", [Muon, SOAP, Lion, ScheduleFreeAdamW, SAM])
+def test_every_optimizer_leaves_alone_what_is_held_back(make: Any, tmp_path: Path) -> None:
+    held = MusicModule(decoder(), functools.partial(make, **({} if make is SAM else {"lr": 0.02})), Constant(), pad_id=PAD)
+    fit(tmp_path, held, callbacks=[GradualUnfreezing(SCHEDULE)], max_steps=3)
+    before = decoder().state_dict()
+    changed = {name for name, value in held.network.state_dict().items() if not torch.equal(value, before[name])}
+    assert {name.split(".attention")[0].split(".feed")[0] for name in changed} == {"blocks.1", "norm.weight", "head.weight"}

@@ -33,6 +33,14 @@ def test_a_weight_of_zeros_has_no_ratio() -> None:
     assert sizes.after() == {}
 
 
+def test_what_has_no_gradient_and_stays_is_left_out_and_what_has_one_is_not() -> None:
+    held, stuck = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    stuck.grad = torch.zeros(2)
+    sizes = UpdateSizes([("held", held), ("stuck", stuck)])
+    sizes.before()
+    assert sizes.after() == {"stuck": 0.0}
+
+
 def test_of_large_parameters_an_even_sample_is_kept() -> None:
     large = nn.Parameter(torch.arange(4.0 * MOST_VALUES + 3))
     sample = sample_of(large)
