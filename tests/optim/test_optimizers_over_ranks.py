@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -20,8 +22,15 @@ pytest.importorskip("pytorch_optimizer")
 pytestmark = pytest.mark.slow
 IN_SHARES = ("Muon", "Lion", "ADOPT", "ScheduleFreeAdamW")
 WHOLE = ("SOAP", "Adafactor", "Prodigy")
-OF = {"single": IN_SHARES, "ddp": (*IN_SHARES, *WHOLE), "fsdp": IN_SHARES, "tp": ("Muon", "ScheduleFreeAdamW")}
+OF = {"single": (*IN_SHARES, "SAM"), "ddp": (*IN_SHARES, *WHOLE, "SAM"), "fsdp": IN_SHARES, "tp": ("Muon", "ScheduleFreeAdamW")}
 VALIDATIONS = {"limit_val_batches": 1, "val_check_interval": 2}
+
+
+def made(groups: Any, lr: float, name: str) -> Any:
+    """One of musictrain.optim's; SAM has the learning rate of what it is put on."""
+    if name == "SAM":
+        return musictrain.optim.SAM(groups, base=functools.partial(musictrain.optim.AdamW, lr=lr))
+    return getattr(musictrain.optim, name)(groups, lr=lr)
 
 
 class SumUp(Callback):
@@ -35,7 +44,7 @@ class SumUp(Callback):
 
 def every(folder: Path, kind: str) -> None:
     for name in OF[kind]:
-        make = getattr(musictrain.optim, name)
+        make = functools.partial(made, name=name)
         alike = [SumUp()] if kind == "ddp" else []
         train(folder / name / kind, kind, *alike, optimizer=make, **VALIDATIONS)
         train(folder / name / f"{kind} again", kind, optimizer=make, ckpt_path=version_at(folder / name / kind, 2), **VALIDATIONS)
@@ -82,3 +91,8 @@ def test_muons_steps_in_shares_differ_by_the_rounding_of_bfloat16_alone(runs: Pa
         assert all(torch.allclose(value, shared["state_dict"][key], rtol=0, atol=5e-3) for key, value in alone["state_dict"].items()), kind
         # A save before the first step has made none.
         assert [group["step"] for group in shared["optimizer_states"][0]["param_groups"]] == [4, 4]
+
+
+def test_two_passes_on_two_processes_are_those_of_one(runs: Path) -> None:
+    alone, shared = (read_tree(version_at(runs / "SAM" / kind, 4))["state_dict"] for kind in ("single", "ddp"))
+    assert all(torch.allclose(value, shared[key], rtol=0, atol=1e-5) for key, value in alone.items())
