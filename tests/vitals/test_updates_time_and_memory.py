@@ -14,6 +14,7 @@ from musictrain.vitals.update_sizes import MOST_VALUES, sample_of
 
 def test_the_ratio_is_norm_of_the_update_over_norm_of_the_weight() -> None:
     layer = nn.Linear(3, 3)
+    layer.bias.grad = torch.zeros(3)
     sizes = UpdateSizes(layer.named_parameters())
     sizes.before()
     before = layer.weight.detach().clone()
