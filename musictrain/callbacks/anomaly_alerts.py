@@ -28,7 +28,7 @@ from musictrain import health
 from musictrain.health import DETECTORS, Detector, Settings, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Response, Responses, leaves_out
-from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of, guards_updates, unseen_steps
+from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of, first_suspect, guards_updates
 from musictrain.health.words import OF_BATCHES, advice_on, guilty_ranks, in_short, summed_up, what_was_done
 from musictrain.listening.window_places import places_of
 from musictrain.rolling_back import StepTrail, roll_back, why_not
@@ -349,10 +349,10 @@ class AnomalyAlerts(Callback):
         if response is None:
             return
         finding = response.finding
-        over = self._trail.batches(trainer, finding.began, max(trainer.global_step, finding.began))
-        delay = unseen_steps(self._detectors[finding.kind].settings, self.every_n_steps)
-        asked: dict[str, Any] = {"reason": finding.sentence(), "kind": finding.kind, "step": finding.began, "delay": delay}
-        instead = self._responses.refused(response, roll_back(trainer, batches=over, **asked))
+        first = first_suspect(self._detectors[finding.kind].settings, finding, self.every_n_steps)
+        over = self._trail.batches(trainer, first, max(trainer.global_step, first))
+        refusal = roll_back(trainer, reason=finding.sentence(), kind=finding.kind, step=first, batches=over)
+        instead = self._responses.refused(response, refusal)
         self._stop(trainer, instead)
         self._tell(trainer, instead, Vitals(trainer.global_step, {}))
 

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from musictrain.health import DETECTORS, Layers, NonFinite, Settings, Updates, Vitals
+from musictrain.health import DETECTORS, Finding, GradientSpike, Layers, LossSpike, NonFinite, Settings, Updates, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Responses, leaves_out
-from musictrain.health.settling import BEFORE_UPDATE, OUTSIDE, detectors_of, unseen_steps
+from musictrain.health.settling import BEFORE_UPDATE, OUTSIDE, detectors_of, first_suspect
 from musictrain.health.words import advice_on, guilty_ranks, what_was_done
 
 
@@ -157,9 +158,13 @@ def test_the_advice_names_the_command_with_run_and_step() -> None:
     ("settings", "steps"),
     [
         (NonFinite(), 0),  # seen before the update is made
+        (LossSpike(), 1),  # of weights that the update before it has made
+        (GradientSpike(), 1),
         (Updates(), 9),  # the look before was at the tenth step before
         (Layers(patience=2), 19),
     ],
 )
 def test_what_may_have_begun_before_it_is_told_is_not_trusted(settings: Settings, steps: int) -> None:
-    assert unseen_steps(settings, 10) == steps
+    finding = Finding(settings.kind, 60, "it", "", 1.0, 0.0, 1.0, "", began=50)
+    assert first_suspect(settings, finding, 10) == 50 - steps
+    assert first_suspect(settings, replace(finding, began=1), 10) == 1
