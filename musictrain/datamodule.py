@@ -267,8 +267,8 @@ class MusicDataModule(LightningDataModule):
         """The batches of ``train``, ``valid`` or ``test`` to measure on."""
         pieces = self.store.pieces(split)
         batch_size = self.valid_batch_size or self.batch_size
-        step = self.tokenizer.tokens_per_step
-        return EvaluationPlan(self.store, pieces, self.valid_window, batch_size, step, self.tokenizer.pad_id)
+        own = self.tokenizer
+        return EvaluationPlan(self.store, pieces, self.valid_window, batch_size, own.tokens_per_step, own.pad_id, own.vocab_size)
 
     def _rank_and_world(self) -> tuple[int, int]:
         # Among the ranks that see different data: fewer than all where several share a batch, as in tensor parallelism.
