@@ -11,8 +11,8 @@ from musictrain.health.detectors import DETECTORS
 from musictrain.health.finding import Finding
 from musictrain.suggestions import did_you_mean
 
-BEFORE_UPDATE = {"non_finite", "loss_spike", "gradient_spike", "divergence", "plateau", "layers", "entropy", "loss_scale", "data"}
-"""What is known before a step is taken, so that it need not be."""
+ONE_BATCH = {"non_finite", "loss_spike", "gradient_spike", "loss_scale", "data"}
+"""What a single batch does, and is known before its update is made, so that it need not be."""
 
 AT_LOOKS = {"updates", "layers", "entropy"}
 """What is not measured at every step, and spoils what is saved between two looks."""
@@ -86,8 +86,9 @@ def check_action(key: str, action: str) -> None:
     """
     if key in OUTSIDE and action not in ("off", "log", "alert", "stop"):
         raise ValueError(f"{key} got action={action!r}, which does not mend what it finds: it takes off, log, alert or stop.")
-    if action == "skip" and key not in BEFORE_UPDATE:
-        raise ValueError(f"{key} got action='skip', but what it finds is known only after the update: reduce_lr, roll_back or stop.")
+    if action == "skip" and key not in ONE_BATCH:
+        others = "off, log, alert, reduce_lr, roll_back or stop"
+        raise ValueError(f"{key} got action='skip', but what it finds no single update does: it takes {others}.")
 
 
 def check_numbers(every_n_steps: int, lr_factor: float, lr_steps: int) -> None:

@@ -11,7 +11,7 @@ import pytest
 from musictrain.health import DETECTORS, Finding, GradientSpike, Layers, LossSpike, NonFinite, Settings, Updates, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Responses, leaves_out
-from musictrain.health.settling import BEFORE_UPDATE, OUTSIDE, detectors_of, first_suspect
+from musictrain.health.settling import ONE_BATCH, OUTSIDE, detectors_of, first_suspect
 from musictrain.health.words import advice_on, guilty_ranks, what_was_done
 
 
@@ -107,7 +107,8 @@ def test_settings_can_be_mappings_and_off_is_off() -> None:
         ({"loss_spike": {"treshold": 3.0}}, "did you mean 'threshold'|threshold"),
         ({"loss_spike": NonFinite()}, "loss_spike got NonFinite; it needs LossSpike"),
         ({"memory": {"action": "roll_back"}}, "does not mend what it finds: it takes off, log, alert or stop"),
-        ({"validation_drift": {"action": "skip"}}, "known only after the update"),
+        ({"validation_drift": {"action": "skip"}}, "no single update does"),
+        ({"plateau": {"action": "skip"}}, "no single update does"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(given: dict, match: str) -> None:
@@ -116,8 +117,8 @@ def test_settings_that_cannot_work_are_refused(given: dict, match: str) -> None:
 
 
 def test_every_kind_is_known_before_the_update_or_not() -> None:
-    assert BEFORE_UPDATE.isdisjoint(OUTSIDE)
-    assert set(DETECTORS) >= BEFORE_UPDATE | OUTSIDE
+    assert ONE_BATCH.isdisjoint(OUTSIDE)
+    assert set(DETECTORS) >= ONE_BATCH | OUTSIDE
 
 
 def test_a_lowered_rate_is_given_back_to_the_bit() -> None:
