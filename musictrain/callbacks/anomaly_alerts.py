@@ -55,8 +55,9 @@ class AnomalyAlerts(Callback):
     speaks and what ``action`` and ``attempts`` mean, is told there. Whatever is decided is decided alike in every process.
 
     - ``alert`` tells people, ``log`` only ``train.log``; neither touches the training.
-    - ``skip`` leaves out the update of this step and of every further one that is as unusual: weights and moments stay as they were, the
-      schedule goes on. It is for what is known before the update: loss, gradients, layers, predictions and data.
+    - ``skip`` leaves out the update of this step and of every further one that is as unusual: weights, moments and the running statistics
+      of batch norm stay as they were (other buffers that a forward changes do not), the schedule goes on. It is for what is known before
+      the update: loss, gradients, layers, predictions and data.
     - ``reduce_lr`` multiplies the learning rate by ``lr_factor`` for ``lr_steps`` steps, on top of schedule and plateau, which know
       nothing of it.
     - ``roll_back`` goes back to the last good version and passes over the offending batches; where that cannot be done the run stops, and
