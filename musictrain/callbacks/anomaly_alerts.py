@@ -31,7 +31,7 @@ from musictrain.health.responses import Response, Responses, leaves_out
 from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of, first_suspect, guards_updates
 from musictrain.health.words import OF_BATCHES, advice_on, guilty_ranks, in_short, summed_up, what_was_done
 from musictrain.listening.window_places import places_of
-from musictrain.rolling_back import StepTrail, roll_back, why_not
+from musictrain.rolling_back import StepTrail, attempt_of, roll_back, why_not
 from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert
 from musictrain.runs.rollbacks import FILE_NAME as ROLLBACKS
@@ -377,7 +377,8 @@ class AnomalyAlerts(Callback):
         told |= {"loss": vitals.values["loss"]} if math.isfinite(vitals.values.get("loss", math.nan)) else {}
         level = logging.ERROR if response.action == "stop" else logging.WARNING
         message += f" In the batch: {in_short(places)}." if places else ""
-        alert(log, message, kind=finding.kind, advice=advice_on(response, self._run_name), level=level, **told)
+        advice = advice_on(response, self._run_name, attempt_of(trainer) if self._going_back else None)
+        alert(log, message, kind=finding.kind, advice=advice, level=level, **told)
 
     def _record(self, event: str, step: int, **facts: Any) -> None:
         if self._events is not None and (event, step) not in self._known:

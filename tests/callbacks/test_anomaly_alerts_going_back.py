@@ -47,6 +47,8 @@ def test_nan_in_a_batch_is_gone_back_from_and_the_batch_passed_over(tmp_path: Pa
     assert trainer.global_step == 12
     assert [(alert["kind"], alert["step"]) for alert in alerts] == [("non_finite", 8)]
     assert "goes back to the last good version" in alerts[0]["did"]
+    # Afterwards step 8 is made of another batch.
+    assert "`musictrain replay sick --step 8 --attempt 1`" in alerts[0]["advice"]
     # The last version is that of step 6.
     assert sick.seen == [*range(8), 6, 8, 9, 10, 11, 12]
     never_met(clean, other, (7, 7))

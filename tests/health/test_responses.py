@@ -151,6 +151,7 @@ def test_the_advice_names_the_command_with_run_and_step() -> None:
     response = responses.to(detector, detector.see(bad(7)))
     assert response is not None
     assert "`musictrain replay a-run --step 7`" in advice_on(response, "a-run")
+    assert "`musictrain replay a-run --step 7 --attempt 2`" in advice_on(response, "a-run", 2)
     assert advice_on(response, "a-run").count("musictrain replay") == 1
     assert advice_on(response, "") == response.finding.advice
 
