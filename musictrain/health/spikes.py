@@ -51,7 +51,8 @@ class LossSpike(_Spike):
 
     False alarms: none in eleven sound runs of tiny networks on chorales and fiddle tunes (6,700 steps; cosines, restarts, batches of one
     row to eight), none in 72 simulated runs of 2,000 steps, of six shapes; 7 in 12 more in which losses double for a batch, since that is
-    what is looked for (``benchmarks/false_alarms.py``). The thresholds were chosen with these same runs in view: elsewhere there may be some.
+    what is looked for (``benchmarks/false_alarms.py``). The thresholds were chosen with these same runs in view: elsewhere there may be
+    some.
 
     Args:
         together: deviations at which one look is enough where the gradient norm, by its logarithm, lies as many above its own level.
