@@ -35,6 +35,7 @@ pytestmark = pytest.mark.slow
 
 CLOCKS = ("['callbacks']['RunRecorder']", "['callbacks']['PlainProgress']", "['callbacks']['ProgressLine']")
 """How long everything took, which no two runs have in common."""
+OF_THE_MACHINE = ("health/data_wait", "health/memory_mib", "health/slowest_rank")
 
 NO_SAMPLES = {"class_path": "musictrain.callbacks.WriteSamples", "init_args": {"num": 0, "continuations": 0}}
 CALLBACKS = [
@@ -81,7 +82,7 @@ def values_of(run: RunFolder) -> list[tuple[Any, ...]]:
         (row["epoch"], row["step"], key, row[key])
         for row in rows
         for key in sorted(values_in(row))
-        if not key.startswith("speed/") and "per_second" not in key
+        if not key.startswith("speed/") and "per_second" not in key and key not in OF_THE_MACHINE
     ]
 
 
