@@ -307,9 +307,13 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("runs", nargs="*", help="names; none is all")
     parser.add_argument("--at-once", type=int, default=1)
     parser.add_argument("--keep", type=Path, help="folder of the runs, which otherwise are removed")
-    parser.add_argument("--again", action="store_true", help="forget what was measured")
+    parser.add_argument("--again", action="store_true", help="forget what was measured: of the named runs, or of all")
     given = parser.parse_args(words)
-    results = Results("injected_faults", again=given.again)
+    results = Results("injected_faults", again=given.again and not given.runs)
+    if given.again and given.runs:
+        results.forget(given.runs)
+        for name in given.runs if given.keep is not None else ():
+            (given.keep / f"{name}.json").unlink(missing_ok=True)
     with tempfile.TemporaryDirectory() as aside:
         every = works(given.keep or Path(aside))
         results.measure({name: every[name] for name in given.runs or every}, given.at_once)

@@ -15,6 +15,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from musictrain.callbacks import MusicalEarlyStopping
 from musictrain.checkpoints.catalog import best_versions, list_versions
 from musictrain.data import load_corpus
 from musictrain.data.midi import write_midi
@@ -129,7 +130,8 @@ class TellEnd(Callback):
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """One file a process."""
-        (stopping,) = [callback for callback in trainer.callbacks if hasattr(callback, "stop_reason")]  # type: ignore[attr-defined]
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        (stopping,) = [callback for callback in callbacks if isinstance(callback, MusicalEarlyStopping)]
         weights = sum(float(parameter.detach().double().abs().sum()) for parameter in pl_module.parameters())
         told = {"stopped_at": trainer.global_step, "reason": stopping.stop_reason, "weights": weights}
         (self.folder / f"rank_{trainer.global_rank}.json").write_text(json.dumps(told))

@@ -174,6 +174,10 @@ class Results:
         """What is known of each run, also from another program that measures at the same time."""
         return dict(self._read().get("runs", {}))
 
+    def forget(self, names: Sequence[str]) -> None:
+        """Let these runs be measured again."""
+        self._write({**self._read(), "runs": {name: told for name, told in self.runs.items() if name not in names}})
+
     def _read(self) -> dict[str, Any]:
         return json.loads(self.path.read_text(encoding="utf-8")) if self.path.is_file() else {}
 

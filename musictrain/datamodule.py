@@ -250,8 +250,8 @@ class MusicDataModule(LightningDataModule):
         if self.valid_corpus is not None and self.corpus.corpora and split != "train":
             pieces = np.intersect1d(pieces, pieces_of_corpora(self.store, [self.valid_corpus])[self.valid_corpus])
         batch_size = self.valid_batch_size or self.batch_size
-        step = self.tokenizer.tokens_per_step
-        return EvaluationPlan(self.store, pieces, self.valid_window, batch_size, step, self.tokenizer.pad_id)
+        own = self.tokenizer
+        return EvaluationPlan(self.store, pieces, self.valid_window, batch_size, own.tokens_per_step, own.pad_id, own.vocab_size)
 
     # The curriculum: what it asks for at each number.
 

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -22,6 +24,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 # How wide the terminal is from which the tests were started is nothing to them; processes of a parallel run are told a width.
 for _size in ("COLUMNS", "LINES"):
     os.environ.pop(_size, None)
+# A shell lets what it starts in the background ignore Ctrl-C, and so would every program that a test presses Ctrl-C on.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN and threading.current_thread() is threading.main_thread():
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 settings.register_profile("same cases", deadline=None, derandomize=True)
 settings.register_profile("search", deadline=None, max_examples=2_000)

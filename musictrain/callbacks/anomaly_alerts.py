@@ -28,10 +28,10 @@ from musictrain import health
 from musictrain.health import DETECTORS, Detector, Settings, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Response, Responses, leaves_out
-from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of, guards_updates, unseen_steps
+from musictrain.health.settling import OUTSIDE, check_numbers, detectors_of, first_suspect, guards_updates
 from musictrain.health.words import OF_BATCHES, advice_on, guilty_ranks, in_short, summed_up, what_was_done
 from musictrain.listening.window_places import places_of
-from musictrain.rolling_back import StepTrail, roll_back, why_not
+from musictrain.rolling_back import StepTrail, attempt_of, roll_back, why_not
 from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert
 from musictrain.runs.rollbacks import FILE_NAME as ROLLBACKS
@@ -55,8 +55,9 @@ class AnomalyAlerts(Callback):
     speaks and what ``action`` and ``attempts`` mean, is told there. Whatever is decided is decided alike in every process.
 
     - ``alert`` tells people, ``log`` only ``train.log``; neither touches the training.
-    - ``skip`` leaves out the update of this step and of every further one that is as unusual: weights and moments stay as they were, the
-      schedule goes on. It is for what is known before the update: loss, gradients, layers, predictions and data.
+    - ``skip`` leaves out the update of this step and of every further one that is as unusual: weights, moments and the running statistics
+      of batch norm stay as they were (other buffers that a forward changes do not), the schedule goes on. It is for what is known before
+      the update: loss, gradients, layers, predictions and data.
     - ``reduce_lr`` multiplies the learning rate by ``lr_factor`` for ``lr_steps`` steps, on top of schedule and plateau, which know
       nothing of it.
     - ``roll_back`` goes back to the last good version and passes over the offending batches; where that cannot be done the run stops, and
@@ -349,10 +350,10 @@ class AnomalyAlerts(Callback):
         if response is None:
             return
         finding = response.finding
-        over = self._trail.batches(trainer, finding.began, max(trainer.global_step, finding.began))
-        delay = unseen_steps(self._detectors[finding.kind].settings, self.every_n_steps)
-        asked: dict[str, Any] = {"reason": finding.sentence(), "kind": finding.kind, "step": finding.began, "delay": delay}
-        instead = self._responses.refused(response, roll_back(trainer, batches=over, **asked))
+        first = first_suspect(self._detectors[finding.kind].settings, finding, self.every_n_steps)
+        over = self._trail.batches(trainer, first, max(trainer.global_step, first))
+        refusal = roll_back(trainer, reason=finding.sentence(), kind=finding.kind, step=first, batches=over)
+        instead = self._responses.refused(response, refusal)
         self._stop(trainer, instead)
         self._tell(trainer, instead, Vitals(trainer.global_step, {}))
 
@@ -376,7 +377,8 @@ class AnomalyAlerts(Callback):
         told |= {"loss": vitals.values["loss"]} if math.isfinite(vitals.values.get("loss", math.nan)) else {}
         level = logging.ERROR if response.action == "stop" else logging.WARNING
         message += f" In the batch: {in_short(places)}." if places else ""
-        alert(log, message, kind=finding.kind, advice=advice_on(response, self._run_name), level=level, **told)
+        advice = advice_on(response, self._run_name, attempt_of(trainer) if self._going_back else None)
+        alert(log, message, kind=finding.kind, advice=advice, level=level, **told)
 
     def _record(self, event: str, step: int, **facts: Any) -> None:
         if self._events is not None and (event, step) not in self._known:

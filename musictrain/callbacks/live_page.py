@@ -83,6 +83,13 @@ class LivePage(Callback):
             self._painter = None
         self._finish(trainer)
 
+    def on_end_between_fits(self, trainer: Trainer, run: RunFolder, error: BaseException) -> None:
+        """The last drawing, of a run that has gone back and could not be fitted again."""
+        if self._painter is None and run.dashboard.is_file():
+            self._painter = Painter(run, self.every_seconds, self.curves)
+            self._painter.start()
+            self._finish(trainer)
+
     def _finish(self, trainer: Trainer) -> None:
         if self._painter is not None:
             for logger in trainer.loggers:

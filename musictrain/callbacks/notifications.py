@@ -29,6 +29,7 @@ from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.log_lines import message_of, one_line, shortened
 from musictrain.runs.rollbacks import RolledBack
 from musictrain.runs.secrets import hidden, hide
+from musictrain.runs.status import read_status
 from musictrain.runs.writer import RecordWriter
 from musictrain.suggestions import did_you_mean
 
@@ -92,9 +93,12 @@ class Notifications(Callback):
         folder = trainer.log_dir or trainer.default_root_dir  # a collective call: every process makes it
         if not trainer.is_global_zero or trainer.fast_dev_run:  # type: ignore[attr-defined]
             return
-        self._trainer, self._run = trainer, RunFolder(Path(folder))
+        self._open(trainer, RunFolder(Path(folder)))
+
+    def _open(self, trainer: Trainer, run: RunFolder) -> None:
+        self._trainer, self._run = trainer, run
         if self.file:
-            path = self._run.path / FILE_NAME if self.file is True else Path(self.file)
+            path = run.path / FILE_NAME if self.file is True else Path(self.file)
             path.parent.mkdir(parents=True, exist_ok=True)
             self._lines = RecordWriter(path)
         if self.mail is not None:
@@ -150,10 +154,19 @@ class Notifications(Callback):
         if isinstance(exception, RolledBack):
             self.close()  # it goes on, and what was wrong was told
             return
-        stopped = isinstance(exception, KeyboardInterrupt | SystemExit)
-        how = "was interrupted" if stopped else "failed"
-        reason = f"{type(exception).__name__}: {exception}".rstrip(": ")
-        self.tell("failure", f"Training {how} after {trainer.global_step:,} steps: {reason}")
+        self._tell_failure(exception, trainer.global_step)
+
+    def on_end_between_fits(self, trainer: Trainer, run: RunFolder, error: BaseException) -> None:
+        """Tell the same of a run that has gone back and could not be fitted again."""
+        if self._run is None and not trainer.fast_dev_run:  # type: ignore[attr-defined]
+            status = read_status(run.status)
+            self._open(trainer, run)
+            self._tell_failure(error, status.step if status is not None else trainer.global_step)
+
+    def _tell_failure(self, error: BaseException, step: int) -> None:
+        how = "was interrupted" if isinstance(error, KeyboardInterrupt | SystemExit) else "failed"
+        reason = f"{type(error).__name__}: {error}".rstrip(": ")
+        self.tell("failure", f"Training {how} after {step:,} steps: {reason}", step=step)
         self.close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:

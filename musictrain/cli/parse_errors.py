@@ -139,10 +139,10 @@ def _public_names(module: str) -> list[str]:
 def _plain_type(text: str) -> str:
     """A type as people write it.
 
-    >>> _plain_type("<class 'int'>")
-    'int'
+    >>> _plain_type("<class 'int'>"), _plain_type("typing.Literal['skip', 'stop']")
+    ('int', "one of 'skip', 'stop'")
     """
-    return re.sub(r"<class '([^']+)'>", r"\1", text)
+    return re.sub(r"typing\.Literal\[([^]]+)\]", r"one of \1", re.sub(r"<class '([^']+)'>", r"\1", text))
 
 
 def _first_lines(message: str, most: int = 4) -> str:

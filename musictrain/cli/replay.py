@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 from musictrain.cli.exits import FINISHED, UsageError
 from musictrain.cli.options import CommandParser, positive
-from musictrain.runs import find_run
+from musictrain.runs import RunFolder, find_run
+from musictrain.runs.status import ACTIVE, read_status
+
+log = logging.getLogger(__name__)
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -32,8 +36,25 @@ def run(command: str, arguments: list[str]) -> int:
     say = (lambda line: None) if options.json else (lambda line: print(line, flush=True))
     folder = options.output or replaying.folder
     told = replaying.tell(folder, run_again=not options.no_run, most_rows=options.rows, say=say)
+    if folder == replaying.folder:
+        link(found)
     print_told(told, folder, as_json=options.json)
     return FINISHED
+
+
+def link(run: RunFolder) -> None:
+    """Let the run's page know of the replay; that of a run that trains looks for it by itself."""
+    from musictrain.dashboard.page_data import PageData
+    from musictrain.dashboard.page_files import write_data, write_page
+
+    status = read_status(run.status)
+    if not run.dashboard.is_file() or (status is not None and status.shown_state() in ACTIVE):
+        return
+    try:
+        write_page(run)
+        write_data(run, PageData(run).read())
+    except OSError as error:
+        log.warning("The replay could not be linked from %s: %s", run.dashboard, error)
 
 
 def parser() -> CommandParser:
@@ -41,7 +62,8 @@ def parser() -> CommandParser:
     parser = CommandParser(
         "replay",
         "Do one optimizer step of a run again, from the nearest version before it: hear and see its batch, worst row first, the loss of "
-        "every token and piece, the gradient of every layer, the first tensor that is not finite. The run is only read.",
+        "every token and piece, the gradient of every layer, the first tensor that is not finite. Of the run only its page changes, which "
+        "links to the replay.",
     )
     parser.add_argument("run", metavar="RUN", help="a folder, a name, a unique part of one, 'latest' or 'best'")
     parser.add_argument(

@@ -16,6 +16,7 @@ from lightning.pytorch.cli import LightningCLI
 
 from musictrain.callbacks import RunRecorder, VersionedCheckpoint
 from musictrain.checkpoints import CompressedCheckpointIO
+from musictrain.cli.exits import UsageError
 from musictrain.cli.lightning_cli import MusicCLI
 from musictrain.cli.resume import imported, value_at
 from musictrain.cli.run_defaults import default_callbacks
@@ -25,6 +26,7 @@ from musictrain.data.passed_over import PassedOver
 from musictrain.replay import FollowStep, ReadVersions
 from musictrain.runs import RunFolder
 from musictrain.runs.lineage import parents_of
+from musictrain.suggestions import did_you_mean
 
 # Callbacks on which the weights depend, by the names of their classes or of a class they descend from; no other is woken.
 CHANGE_TRAINING = frozenset(
@@ -69,6 +71,7 @@ class ReplayCLI(MusicCLI):
         settings = self._get(self.config_init, "trainer", default={})
         options, self.reasons = settle_device(self.settings, settings, self.model, self.datamodule)
         every = default_callbacks(settings.get("callbacks"), settings, RunRecorder(), None, self.settings.get("global_batch_tokens"))
+        self._check_kept([type(callback).__name__ for callback in every])
         kept = [callback for callback in every if self._changes_training(callback)]
         saves = [callback for callback in every if isinstance(callback, VersionedCheckpoint)]
         self.left_out = sorted(type(each).__name__ for each in every if each not in kept and not descends(each, CHANGE_NOTHING))
@@ -78,6 +81,11 @@ class ReplayCLI(MusicCLI):
         plugins = [*plugins_of(settings), CompressedCheckpointIO(background=False)]
         callbacks = [self.follow, *kept, self.versions]
         return LightningCLI.instantiate_trainer(self, **{**quiet, **options, **kwargs, "plugins": plugins, "callbacks": callbacks})
+
+    def _check_kept(self, there: Sequence[str]) -> None:
+        for name in sorted(self._keep - CHANGE_NOTHING - set(there)):
+            hint = did_you_mean(name, there) or f"There are: {', '.join(sorted(there))}."
+            raise UsageError(f"The run has no callback {name!r} to keep. {hint}")
 
     def _changes_training(self, callback: Callback) -> bool:
         return descends(callback, CHANGE_TRAINING) or type(callback).__name__ in self._keep

@@ -57,7 +57,7 @@ class Replaying:
     """One step of a run, to be done again.
 
     Args:
-        run: an existing run; it is only read.
+        run: an existing run.
         step: from 1.
         attempt: the start of the run whose step is meant; None for the last one that made it.
         keep: class names of callbacks to wake besides those that are known to change training.

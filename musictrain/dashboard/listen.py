@@ -24,6 +24,8 @@ MOST_CELLS = 2_500
 LONGEST_NAME = 200
 REFERENCE = "reference"
 STEP = re.compile(r"step_(\d{1,18})")
+REPLAY = re.compile(r"step_(\d{1,18})(?:_attempt_(\d{1,9}))?")
+MOST_REPLAYS = 40
 # A sample of an hour of dense music is a tenth of it.
 MOST_BYTES = 8_000_000
 
@@ -58,6 +60,15 @@ def listen_data(run: RunFolder, inline: bool = False) -> dict[str, Any]:
         told["rolls"] = {f"{folder.name}/{name}": sample for folder, name in every if (sample := read_sample(folder / f"{name}.json"))}
         told["midi"] = {f"{folder.name}/{name}": midi for folder, name in every if (midi := _base64(folder / f"{name}.mid"))}
     return told
+
+
+def replays_of(run: RunFolder) -> list[tuple[str, int, int | None]]:
+    """Steps that ``musictrain replay`` has done again and that have a page: folder, step and the attempt that was asked for, the last
+    ones if there are very many."""
+    pages = run.path.glob("replay/*/index.html")
+    found = [(path.parent.name, match) for path in pages if (match := REPLAY.fullmatch(path.parent.name))]
+    told = [(name, int(match[1]), None if match[2] is None else int(match[2])) for name, match in found]
+    return sorted(told, key=lambda one: (one[1], one[2] or 0))[-MOST_REPLAYS:]
 
 
 def read_sample(path: Path) -> dict[str, Any] | None:

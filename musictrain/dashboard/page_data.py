@@ -25,6 +25,7 @@ from typing import Any
 from musictrain.dashboard.charts import MAIN, charts_of, is_musical
 from musictrain.dashboard.curve_reading import TOKENS, CurveReader
 from musictrain.dashboard.event_reading import EventReader, clean, last_lines
+from musictrain.dashboard.listen import replays_of
 from musictrain.dashboard.page_budget import MOST_BYTES, columns, fit_curves, fit_newest, size_of
 from musictrain.dashboard.settings import Settings
 from musictrain.runs.folder import RunFolder, number
@@ -79,6 +80,8 @@ class PageData:
             **self._lists(left_out),
             "bands": self._bands(),
             "listen": self._listen(left_out),
+            # A page that stands alone has no other files beside it.
+            "replays": [] if self._inline else replays_of(self.run),
         }
         room = self._most_bytes - (size_of({key: value for key, value in told.items() if key != "listen"}))
         room -= 0 if self._inline else size_of(told["listen"])

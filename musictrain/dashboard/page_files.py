@@ -38,6 +38,7 @@ SCRIPTS = (
     "roll.js",
     "blind.js",
     "listen.js",
+    "replays.js",
     "page.js",
 )
 POLICY = (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import numpy as np
@@ -12,6 +14,9 @@ from musictrain.data.batches import Batch, as_tensors, rows_of_rank
 from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers.protocol import TokenIds
 from musictrain.data.windows import Row, fill_from_piece
+from musictrain.runs.alerts import alert
+
+log = logging.getLogger(__name__)
 
 NOTHING = Row(piece=-1, start=0, notes=0.0, beats=0.0)
 
@@ -23,6 +28,9 @@ class EvaluationPlan:
     The sums of ``notes`` and ``beats`` over all batches are those of the pieces. A batch is as wide as its longest row. Where the rows
     of the last batch cannot be dealt out evenly, rows of nothing but padding are added, which hold no target, note or beat.
 
+    So becomes a row that holds an id that is no token, of a store that was damaged while it was in use: it is left out as a whole, notes
+    and beats with it, so that what is measured is right for the other rows. The first process raises an alert, once.
+
     Args:
         store: where the tokens are.
         pieces: numbers of the pieces.
@@ -30,6 +38,7 @@ class EvaluationPlan:
         batch_size: rows of a batch, over all ranks together.
         tokens_per_step: of the tokenizer.
         pad_id: of the tokenizer.
+        vocab_size: ids from there on are of a damaged store, and no token; None if nobody knows.
     """
 
     store: TokenStore
@@ -38,6 +47,8 @@ class EvaluationPlan:
     batch_size: int
     tokens_per_step: int
     pad_id: int
+    vocab_size: int | None = None
+    _told: list[str] = field(default_factory=list, init=False, repr=False)
 
     @cached_property
     def cuts(self) -> NDArray[np.int64]:
@@ -67,8 +78,31 @@ class EvaluationPlan:
         width = -(-int(np.max(cuts[:, 2] - cuts[:, 1])) // self.tokens_per_step) * self.tokens_per_step
         mine = range(rank, -(-len(cuts) // world_size) * world_size, world_size)
         tokens = np.full((len(mine), width + 1), self.pad_id, np.int64)
-        rows = [self._fill(cuts[row], out) if row < len(cuts) else NOTHING for row, out in zip(mine, tokens, strict=True)]
+        damaged = [row for row, cut in enumerate(cuts) if self._is_damaged(cut)]
+        if damaged and rank == 0:
+            self._tell(cuts[damaged[0]].tolist())
+        whole = set(range(len(cuts))).difference(damaged)
+        rows = [self._fill(cuts[row], out) if row in whole else NOTHING for row, out in zip(mine, tokens, strict=True)]
         return as_tensors(number, tokens, rows, np.zeros(len(mine), np.int64))
+
+    def _is_damaged(self, cut: NDArray[np.int64]) -> bool:
+        if self.vocab_size is None:
+            return False
+        begin, end = (int(self.store.offset[cut[0]] + place) for place in cut[1:])
+        return int(self.store.tokens[begin : end + 1].max()) >= self.vocab_size
+
+    def _tell(self, cut: Sequence[int]) -> None:
+        if self._told:
+            return
+        self._told.append(message := f"{self.store.names[cut[0]]}, from its token {cut[1]:,} on, holds ids that are no tokens")
+        alert(
+            log,
+            f"The token store is damaged: {message}. That row is not measured, nor is any other like it: what is measured from now on is "
+            "of fewer rows than before.",
+            kind="data",
+            advice="Delete the store's folder in the cache, and it is made again; compare no value from before with one of now.",
+            pieces=[self.store.names[cut[0]]],
+        )
 
     def _fill(self, cut: NDArray[np.int64], out: TokenIds) -> Row:
         piece, start, stop = cut.tolist()

@@ -25,6 +25,7 @@ from musictrain.data.reading_progress import reading_progress
 from musictrain.data.splits import SPLITS
 from musictrain.data.token_shards import PIECES_PER_SHARD, Shard, read_shard, shard_path, shard_ranges, token_dtype
 from musictrain.data.token_store import COLUMNS, FORMAT, StoreError, TokenStore, digest_of, digest_of_meta
+from musictrain.data.token_store_verified import verify_once
 from musictrain.data.token_workers import make_shards
 from musictrain.data.tokenizers.protocol import Tokenizer
 from musictrain.runs.alerts import alert
@@ -57,7 +58,8 @@ def open_or_build(
         workers: processes that encode; None means one for each CPU, if there is enough to do.
         progress: show how far it has come, on standard error.
         pieces_per_shard: how much work is done between two saves.
-        verify: read every token of what is there, half a second for a hundred million, and make it again if one has changed.
+        verify: read every token of what is there, a third of a second for a hundred million, and make it again if one has changed; a
+            large file that was found right and has not been written to since is not read again.
 
     Raises:
         ValueError: if the tokenizer refuses every piece; the message has the first reasons.
@@ -82,7 +84,7 @@ def open_or_build(
 def _opened(folder: Path, verify: bool) -> TokenStore:
     store = TokenStore.open(folder)
     if verify:
-        store.verify()
+        verify_once(store)
     return store
 
 

@@ -56,7 +56,8 @@ class DataAnomaliesDetector(IncidentDetector[DataAnomalies]):
         return found or NOTHING
 
     def _unseen(self, tokens: list[int], vitals: Vitals) -> Finding:
-        named = ", ".join(map(str, tokens[:MOST_NAMED])) + (", ..." if len(tokens) > MOST_NAMED else "")
+        more = len(tokens) - MOST_NAMED
+        named = ", ".join(map(str, tokens[:MOST_NAMED])) + (f" and {more:,} more" if more > 0 else "")
         return self._finding(
             vitals,
             what="the number of tokens never seen in training",

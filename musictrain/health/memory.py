@@ -30,7 +30,8 @@ class Memory(Settings):
     same at blocks four and sixteen times as long: a slower leak is found later.
 
     False alarms: none in 84 simulated runs of 2,000 steps, a look every ten, in which caches fill, values wander by 3 % and one thing more
-    is kept from some step on. A leak of 1 % a look was found in 27 looks, 32 at most.
+    is kept from some step on. A leak of 1 % a look was found in 27 looks, 32 at most. The thresholds were chosen with these
+    same runs in view: elsewhere there may be some.
 
     Args:
         block: looks of the shortest block.

@@ -22,7 +22,8 @@ class Throughput(Settings):
     looks before. What stays slow for ``window`` looks is taken for normal from then on.
 
     False alarms: none in six runs on a machine that twenty other programs used too, where single looks were at half of the speed; none in
-    84 simulated runs of 2,000 steps with a look every ten.
+    84 simulated runs of 2,000 steps with a look every ten. The thresholds were chosen with these same runs in view: elsewhere there may
+    be some.
 
     Args:
         most_drop: share, in [0, 1].

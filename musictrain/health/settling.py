@@ -8,13 +8,17 @@ from typing import Any
 
 from musictrain.health.detector import Detector, Settings
 from musictrain.health.detectors import DETECTORS
+from musictrain.health.finding import Finding
 from musictrain.suggestions import did_you_mean
 
-BEFORE_UPDATE = {"non_finite", "loss_spike", "gradient_spike", "divergence", "plateau", "layers", "entropy", "loss_scale", "data"}
-"""What is known before a step is taken, so that it need not be."""
+ONE_BATCH = {"non_finite", "loss_spike", "gradient_spike", "loss_scale", "data"}
+"""What a single batch does, and is known before its update is made, so that it need not be."""
 
 AT_LOOKS = {"updates", "layers", "entropy"}
 """What is not measured at every step, and spoils what is saved between two looks."""
+
+FELT_LATER = {"loss_spike", "gradient_spike"}
+"""What the update before may have brought about as well as the batch at hand."""
 
 OUTSIDE = {"throughput", "data_wait", "memory", "slow_rank"}
 """What is wrong with the machine or the program, and no way of training mends."""
@@ -41,13 +45,19 @@ def guards_updates(detectors: Mapping[str, Detector]) -> bool:
 
 
 def unseen_steps(settings: Settings, every_n_steps: int) -> int:
-    """Optimizer steps before the one at which a finding is told, in which what it is about may have begun unseen.
+    """Optimizer steps before the one at which a finding is said to have begun, in which it may have done so unseen.
 
     Weights, layers and predictions are looked at now and then, and some must be so at several looks in a row.
     """
     if settings.kind not in AT_LOOKS:
         return 0
     return every_n_steps * (1 if settings.kind == "updates" else int(getattr(settings, "patience", 1))) - 1
+
+
+def first_suspect(settings: Settings, finding: Finding, every_n_steps: int) -> int:
+    """The first optimizer step, from 1, that may have brought a finding about: no version of it or after is trusted, and its batches
+    and those of all steps since are passed over. Loss and gradients of a step are of weights that the step before has made."""
+    return max(1, finding.began - unseen_steps(settings, every_n_steps) - (settings.kind in FELT_LATER))
 
 
 def settled(key: str, kind: type[Settings], given: Settings | Mapping[str, Any] | None) -> Settings:
@@ -76,8 +86,9 @@ def check_action(key: str, action: str) -> None:
     """
     if key in OUTSIDE and action not in ("off", "log", "alert", "stop"):
         raise ValueError(f"{key} got action={action!r}, which does not mend what it finds: it takes off, log, alert or stop.")
-    if action == "skip" and key not in BEFORE_UPDATE:
-        raise ValueError(f"{key} got action='skip', but what it finds is known only after the update: reduce_lr, roll_back or stop.")
+    if action == "skip" and key not in ONE_BATCH:
+        others = "off, log, alert, reduce_lr, roll_back or stop"
+        raise ValueError(f"{key} got action='skip', but what it finds no single update does: it takes {others}.")
 
 
 def check_numbers(every_n_steps: int, lr_factor: float, lr_steps: int) -> None:

@@ -26,7 +26,7 @@ class Divergence(Settings):
     doubles in 400 steps is found in some 125; one that jumps and stays within ``lost_blocks`` + 1 blocks.
 
     False alarms: none in eleven sound runs of tiny networks (6,700 steps), none in 84 simulated runs of 2,000 steps
-    (``benchmarks/false_alarms.py``).
+    (``benchmarks/false_alarms.py``). The thresholds were chosen with these same runs in view: elsewhere there may be some.
 
     Args:
         block: looks of a block.

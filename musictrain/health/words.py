@@ -44,17 +44,18 @@ def what_was_done(response: Response, *, lr_factor: float, lr_steps: int, left_o
     return f"{response.because} {told}".strip()
 
 
-def advice_on(response: Response, run: str) -> str:
+def advice_on(response: Response, run: str, attempt: int | None = None) -> str:
     """What to try.
 
     Args:
         response: what was decided.
         run: name of the run, empty if it is not recorded.
+        attempt: the start of the run whose step it is, if the run is about to go back and do that step with other batches.
     """
     finding = response.finding
     if not run or finding.kind not in REPLAYED:
         return finding.advice
-    command = f"musictrain replay {run} --step {finding.step}"
+    command = f"musictrain replay {run} --step {finding.step}" + (f" --attempt {attempt}" if attempt else "")
     if REPLAY in finding.advice:
         return finding.advice.replace(REPLAY, f"`{command}`")
     return f"{finding.advice} Look at the step: `{command}`.".lstrip()

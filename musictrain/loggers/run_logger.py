@@ -49,7 +49,7 @@ class RunLogger(Logger):
         self._made = False
         self._rows: RecordWriter | None = None
         self._trainer: Trainer | None = None
-        self._attempt: int | None = None
+        self.attempt: int | None = None
         self._tell: Callable[[dict[str, Any]], None] | None = None
 
     def follow(self, trainer: Trainer, tell: Callable[[dict[str, Any]], None] | None = None) -> None:
@@ -112,7 +112,7 @@ class RunLogger(Logger):
         fitting = self._trainer is not None and self._trainer.state.fn == "fit"
         steps = cast(Trainer, self._trainer).global_step if fitting else step
         row = {"time": round(time.time(), 3), "step": steps, "epoch": values.pop("epoch", None)}
-        row |= {} if self._attempt is None else {"attempt": self._attempt}
+        row |= {} if self.attempt is None else {"attempt": self.attempt}
         return row | {(f"logged/{key}" if key in ABOUT else key): _kept(value) for key, value in values.items()}
 
     @rank_zero_only
@@ -126,7 +126,7 @@ class RunLogger(Logger):
 
     def begin_attempt(self, attempt: int, from_step: int, missing: list[dict[str, Any]]) -> None:
         """Withdraw the rows above a step, and add those that are missing up to it."""
-        self._attempt = attempt
+        self.attempt = attempt
         self._writer().append(marker(attempt, from_step, round(time.time(), 3)), vital=True)
         for row in missing:
             self._writer().append(row, vital=True)

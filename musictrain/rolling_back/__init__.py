@@ -2,7 +2,7 @@
 
 from musictrain.rolling_back.choosing import last_trusted
 from musictrain.rolling_back.fitting import fit
-from musictrain.rolling_back.requesting import StepTrail, roll_back, rolled_back_before, why_not
+from musictrain.rolling_back.requesting import StepTrail, attempt_of, roll_back, rolled_back_before, why_not
 from musictrain.rolling_back.settling import settle_rollbacks
 from musictrain.runs.rollbacks import Rollback, RolledBack, read_rollbacks
 
@@ -10,6 +10,7 @@ __all__ = [
     "Rollback",
     "RolledBack",
     "StepTrail",
+    "attempt_of",
     "fit",
     "last_trusted",
     "read_rollbacks",

@@ -9,7 +9,7 @@ import gc
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -190,7 +190,8 @@ def _fits_once(trainer: Trainer) -> str:
 
 
 def note_end(trainer: Trainer, error: BaseException) -> None:
-    """Write down how a run has ended that was to go on, unless somebody has: between two fits nobody else would."""
+    """Write down how a run has ended that was to go on, unless somebody has: between two fits nobody else would. Callbacks that tell
+    people of a run have closed by then: those with a method ``on_end_between_fits`` are told."""
     folder = versions_of(trainer)
     run = RunFolder(folder.parent if folder is not None else Path())
     status = read_status(run.status) if folder is not None else None
@@ -206,6 +207,17 @@ def note_end(trainer: Trainer, error: BaseException) -> None:
         log.warning("How the run ended could not be recorded: %s", failure)
     finally:
         events.close()
+    for callback in cast(Any, trainer).callbacks:
+        if callable(tell := getattr(callback, "on_end_between_fits", None)):
+            _try_to(tell, trainer, run, error)
+
+
+def _try_to(tell: Callable[..., Any], *arguments: Any) -> None:
+    """What has ended the run is to come out, not what happens while it is told."""
+    try:
+        tell(*arguments)
+    except Exception as failure:
+        log.warning("%s: %s, while the end of the run was told.", type(failure).__name__, failure)
 
 
 def _from_first(told: Any) -> Any:

@@ -85,6 +85,11 @@ def rolled_back_before(trainer: Trainer) -> list[Rollback]:
     return list(trainer.strategy.broadcast(found))
 
 
+def attempt_of(trainer: Trainer) -> int | None:
+    """Which start of a recorded run this is, from 1; None if nobody counts."""
+    return next((attempt for logger in trainer.loggers if (attempt := getattr(logger, "attempt", None))), None)
+
+
 def versions_of(trainer: Trainer) -> Path | None:
     """The folder of versions that a VersionedCheckpoint of this Trainer writes; None without one."""
     callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]

@@ -13,7 +13,7 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +32,7 @@ LOOKING_SECONDS = 3.0
 UPDATING_SECONDS = 30.0
 MANY = 200
 MOST_AT_ONCE = 50
+MOST_TIMES_OVERTAKEN = 10
 LONGEST_UNWRITTEN_SECONDS = 1.0
 MUCH = 50_000_000  # bytes of metrics: two seconds or more
 
@@ -87,21 +88,26 @@ class RunIndex:
     def _refresh(self, names: Iterable[str] | None) -> list[str]:
         known = self._known(names)
         folders = dict(run_folders(self.runs_dir, names))
-        stale = [
-            (name, prints)
-            for name, prints in folders.items()
-            if name not in known or changed_files(known[name], prints, with_config=self._read_config is not None)
-        ]
+        stale = self._stale(known, folders)
         new_bytes = sum(metrics_bytes(prints) for name, prints in stale if name not in known)
         if len(stale) >= MANY or new_bytes >= MUCH:
             self._tell(f"Indexing {len(stale):,} run{'s' if len(stale) != 1 else ''}, once ...")
-        self._index(stale)
+        overtaken = self._index(stale)
+        for _ in range(MOST_TIMES_OVERTAKEN if overtaken else 0):
+            overtaken = self._index(self._stale(self._known(overtaken), dict(run_folders(self.runs_dir, overtaken))))
         gone = known.keys() - folders.keys()
         if gone:
             self._connection.executemany("DELETE FROM runs WHERE name = ?", [(name,) for name in gone])
         self._update_paths()
         self._update_states()
         return [name for name, _ in stale]
+
+    def _stale(self, known: Mapping[str, str], folders: Mapping[str, tuple[str, ...]]) -> list[tuple[str, tuple[str, ...]]]:
+        with_config = self._read_config is not None
+        every = folders.items()
+        return [
+            (name, prints) for name, prints in every if name not in known or changed_files(known[name], prints, with_config=with_config)
+        ]
 
     def _known(self, names: Iterable[str] | None) -> dict[str, str]:
         if names is None:
@@ -113,23 +119,24 @@ class RunIndex:
         row = self._connection.execute("SELECT * FROM runs WHERE name = ?", (name,)).fetchone()
         return {} if row is None else dict(row)
 
-    def _index(self, stale: Sequence[tuple[str, tuple[str, ...]]]) -> None:
+    def _index(self, stale: Sequence[tuple[str, tuple[str, ...]]]) -> list[str]:
+        """Read these runs again; gives back those that another process has written in the meantime."""
         # Several runs a transaction, since each waits for the disk; but soon, so that what was read is not lost with this process.
-        read: list[RunFacts] = []
-        began = time.monotonic()
+        read: list[tuple[RunFacts, str | None]] = []
+        began, overtaken = time.monotonic(), []
         for name, prints in stale:
             if (facts := self._read(name, prints)) is not None:
                 read.append(facts)
             if len(read) >= MOST_AT_ONCE or time.monotonic() - began > LONGEST_UNWRITTEN_SECONDS:
-                write_facts(self._connection, read)
+                overtaken += write_facts(self._connection, read)
                 read, began = [], time.monotonic()
-        write_facts(self._connection, read)
+        return overtaken + write_facts(self._connection, read)
 
-    def _read(self, name: str, prints: tuple[str, ...]) -> RunFacts | None:
+    def _read(self, name: str, prints: tuple[str, ...]) -> tuple[RunFacts, str | None] | None:
         was = self._row(name)
         run = RunFolder(self.runs_dir / name)
         try:
-            return read_facts(run, prints, was, lambda: self._extents(was), self._read_config)
+            return read_facts(run, prints, was, lambda: self._extents(was), self._read_config), was.get("files")
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             log.warning("Run %r could not be read and is left out of the index: %s", name, error)
             return None

@@ -11,22 +11,39 @@ from musictrain.runs.index_metrics import Extent
 from musictrain.runs.index_reading import LARGEST, RunFacts
 
 
-def write_facts(connection: sqlite3.Connection, runs: Sequence[RunFacts]) -> None:
+def write_facts(connection: sqlite3.Connection, runs: Sequence[tuple[RunFacts, str | None]]) -> list[str]:
     """Replace what the index keeps of some runs by what was read.
+
+    Args:
+        connection: to the index.
+        runs: what was read, and the files that the index told of then, None for a run that it did not know.
+
+    Returns:
+        Names of the runs that another process has written since: what it read may be newer, and stays.
 
     Raises:
         sqlite3.Error: if it cannot be written; nothing has then changed.
     """
     if not runs:
-        return
+        return []
+    overtaken: list[str] = []
     connection.execute("BEGIN IMMEDIATE")
     try:
-        for facts in runs:
-            _write_run(connection, facts)
+        for facts, before in runs:
+            if _files(connection, facts.columns["name"]) == before:
+                _write_run(connection, facts)
+            else:
+                overtaken.append(str(facts.columns["name"]))
     except BaseException:
         connection.execute("ROLLBACK")
         raise
     connection.execute("COMMIT")
+    return overtaken
+
+
+def _files(connection: sqlite3.Connection, name: Any) -> str | None:
+    row = connection.execute("SELECT files FROM runs WHERE name = ?", (storable(name),)).fetchone()
+    return None if row is None else row[0]
 
 
 def _write_run(connection: sqlite3.Connection, facts: RunFacts) -> None:

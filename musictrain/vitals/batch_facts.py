@@ -14,7 +14,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MOST_UNSEEN = 16
 MOST_READ = 20_000_000
 
 
@@ -95,7 +94,7 @@ def facts_of(batch: Any, tables: TokenTables = NOTHING_KNOWN) -> BatchFacts:
     if not isinstance(tokens, Tensor) or tokens.ndim != 2 or tokens.is_floating_point() or tokens.dtype == torch.bool:
         return BatchFacts()
     strange = batch.get("strange") if isinstance(batch, Mapping) else None
-    unseen = tuple(strange[:MOST_UNSEEN].tolist()) if isinstance(strange, Tensor) else ()
+    unseen = tuple(strange.tolist()) if isinstance(strange, Tensor) else ()
     facts = BatchFacts(rows=len(tokens), num_tokens=len(tokens) * (tokens.shape[1] - 1), unseen=unseen)
     facts += BatchFacts(unseen=_unseen(tokens, tables.known))
     return facts + _told(batch, tokens, tables.sounding) if isinstance(batch, Mapping) else facts
@@ -126,7 +125,7 @@ def _unseen(tokens: Tensor, known: Tensor | None) -> tuple[int, ...]:
         return ()
     inside = tokens.clamp(0, len(known) - 1)
     strange = ~known[inside] | (inside != tokens)
-    return tuple(tokens[strange].unique()[:MOST_UNSEEN].tolist()) if bool(strange.any()) else ()
+    return tuple(tokens[strange].unique().tolist()) if bool(strange.any()) else ()
 
 
 def tables_of(datamodule: Any, most_tokens: int = MOST_READ) -> TokenTables:

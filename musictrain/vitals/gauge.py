@@ -16,6 +16,7 @@ from musictrain.vitals.batch_facts import NOTHING_KNOWN, BatchFacts, TokenTables
 from musictrain.vitals.gradient_norms import GradientNorms, ParameterNorms
 from musictrain.vitals.layer_watch import LayerWatch
 from musictrain.vitals.memory_held import memory_held
+from musictrain.vitals.running_statistics import RunningStatistics
 from musictrain.vitals.step_clock import StepClock
 from musictrain.vitals.update_sizes import UpdateSizes
 
@@ -95,6 +96,7 @@ class Gauge:
         self._gradient_keys = tuple(f"gradient/{name}" for name in self._norms.names)
         self._layers = LayerWatch(module, tables.pad_id) if layers else None
         self._updates = UpdateSizes(named) if updates else None
+        self._running = RunningStatistics(module)
         self._tables = tables.to(self.device)
         self._learning_rate = math.nan
         self.begin_step()
@@ -103,6 +105,7 @@ class Gauge:
         """The first batch of a step follows."""
         self.facts, self.own_loss = BatchFacts(), math.nan
         self._nll = self._tokens = 0.0
+        self._running.keep()
 
     # While the batches of a step pass.
 
@@ -195,7 +198,8 @@ class Gauge:
     # After the weights have changed.
 
     def leave_out(self) -> None:
-        """The update is not made."""
+        """The update is not made; nor is what the forward has left in running statistics to stay."""
+        self._running.put_back()
         if self._updates is not None:
             self._updates.forget()
 
@@ -235,7 +239,8 @@ class Gauge:
         """Leave nothing behind."""
         if self._layers is not None:
             self._layers.stop()
-        self.leave_out()
+        if self._updates is not None:
+            self._updates.forget()
 
     # A window of several batches may be open when the state is saved.
 

@@ -95,6 +95,7 @@ class LateGauge(Gauge):
         finite = row.isfinite().all()
         if self._norms.spread and self.ranks.sum_on_device is not None:
             finite = self.ranks.sum_on_device((~finite).float()) == 0
+        self._running.put_back(unless=finite)
         if self._is_fused:
             self._optimizer.grad_scale, self._optimizer.found_inf = None, (~finite).float()
             return

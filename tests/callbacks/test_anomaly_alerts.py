@@ -59,6 +59,26 @@ def test_a_batch_with_nan_is_left_out_and_named_in_anybodys_module() -> None:
     assert all(bool(weight.isfinite().all()) for weight in module.parameters())
 
 
+class Normed(PlainModule):
+    """With running statistics, which a forward changes without any optimizer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.numbers.layers.insert(1, torch.nn.BatchNorm1d(16))
+
+
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_a_step_that_is_left_out_leaves_nothing_in_running_statistics(accumulated: int) -> None:
+    batches = number_batches(8)
+    batches[4][3, 2] = math.nan
+    module, clean = Normed(), Normed()
+    fit(module, batches, Quiet(non_finite=NonFinite()), steps=8 // accumulated, accumulate_grad_batches=accumulated)
+    sound = [batch for place, batch in enumerate(batches) if place // accumulated != 4 // accumulated]
+    fit(clean, sound, steps=8 // accumulated - 1, accumulate_grad_batches=accumulated)
+    assert int(module.numbers.layers[1].num_batches_tracked) == 8 - accumulated
+    assert all(map(torch.equal, module.state_dict().values(), clean.state_dict().values()))
+
+
 @pytest.mark.parametrize("name", ["network.first.weight", "network.head.bias"])
 @pytest.mark.parametrize("value", [math.nan, -math.inf])
 def test_a_gradient_that_is_not_finite_is_found_in_its_step_and_by_its_parameter(name: str, value: float) -> None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 from lightning.pytorch import Callback
 
-from musictrain.health import GradientSpike, NonFinite, Updates
+from musictrain.health import GradientSpike, LossSpike, NonFinite, Updates
 from musictrain.runs import RunFolder
 from musictrain.runs.records import read_records
 from musictrain.runs.rollbacks import FILE_NAME, read_rollbacks
@@ -47,6 +47,8 @@ def test_nan_in_a_batch_is_gone_back_from_and_the_batch_passed_over(tmp_path: Pa
     assert trainer.global_step == 12
     assert [(alert["kind"], alert["step"]) for alert in alerts] == [("non_finite", 8)]
     assert "goes back to the last good version" in alerts[0]["did"]
+    # Afterwards step 8 is made of another batch.
+    assert "`musictrain replay sick --step 8 --attempt 1`" in alerts[0]["advice"]
     # The last version is that of step 6.
     assert sick.seen == [*range(8), 6, 8, 9, 10, 11, 12]
     never_met(clean, other, (7, 7))
@@ -82,8 +84,38 @@ def test_what_was_saved_between_two_looks_is_not_gone_back_to(tmp_path: Path) ->
     assert [(alert["kind"], alert["step"]) for alert in alerts] == [("updates", 10)]
     (back,) = read_rollbacks(tmp_path / FILE_NAME)
     assert (back.kind, back.step, back.trusted) == ("updates", 10, 5)
-    assert 0 < back.to <= 5
+    assert (back.to, back.first, back.last) == (4, 5, 9)
     assert max(float(weight.abs().max()) for weight in module.parameters()) < 5.0
+
+
+class Overshoots(Callback):
+    """The update that one batch makes spoils all weights."""
+
+    def __init__(self, batch: int) -> None:
+        self.batch, self._now = batch, -1
+
+    def on_train_batch_start(self, trainer: Any, pl_module: Any, batch: Any, batch_idx: int) -> None:
+        self._now = int(batch["number"])
+
+    def on_before_optimizer_step(self, trainer: Any, pl_module: Any, optimizer: Any) -> None:
+        for parameter in pl_module.parameters():
+            parameter.data.mul_(-20.0 if self._now == self.batch else 1.0)
+
+
+@pytest.mark.parametrize(("patience", "passed"), [(1, (9, 10)), (3, (9, 12))])
+def test_a_spike_is_gone_back_from_to_before_the_update_that_made_it(patience: int, passed: tuple[int, int], tmp_path: Path) -> None:
+    # Batch 9 spoils the weights in step 10, whose loss is as usual; that of step 11 is not. There is a version of every step.
+    run, clean = RunFolder(tmp_path / "sick"), RunFolder(tmp_path / "clean")
+    module, other, sick = new_module(), new_module(), Overshoots(9)
+    only_patience: dict[str, float] = {"sudden": 1e9, "together": 1e9, "persistent": 0.0}
+    spike = LossSpike(action="roll_back", least=6, window=8, level=4, threshold=2.0, patience=patience, **only_patience)
+    with heard() as alerts:
+        fit(run, module, sick, Quiet(loss_spike=spike), max_steps=20, saving={"every_n_train_steps": 1})
+    assert [(alert["kind"], alert["step"], alert["began"]) for alert in alerts] == [("loss_spike", 10 + patience, 11)]
+    (back,) = read_rollbacks(run.path / FILE_NAME)
+    assert (back.trusted, back.to, (back.first, back.last)) == (9, 9, passed)
+    never_met(clean, other, passed, max_steps=20)
+    assert all(map(torch.equal, module.state_dict().values(), other.state_dict().values()))
 
 
 def test_two_bad_batches_are_gone_back_from_one_after_the_other(tmp_path: Path) -> None:

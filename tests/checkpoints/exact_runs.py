@@ -26,7 +26,12 @@ from tests.tiny_runs import QUIET, VOCAB, ForeignNetwork, new_module
 EPOCH = 11
 """Batches in an epoch; divided by nothing that a run counts in."""
 
-CLOCKS = ("['musictrain_training_sums']['seconds']", "['musictrain_circumstances']['commit']", "['musictrain_logged']")
+CLOCKS = (
+    "['musictrain_training_sums']['seconds']",
+    "['musictrain_circumstances']['commit']",
+    "['musictrain_logged']",
+    "['callbacks']['AnomalyAlerts']['machine']",
+)
 """What no two runs have in common: how long they took, and what was committed between them."""
 
 

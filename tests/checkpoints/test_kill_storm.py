@@ -33,10 +33,7 @@ from tests.cli.tiny import tiny_config, write_config, write_corpus
 
 pytestmark = pytest.mark.slow
 
-CLOCKS = (
-    *("['callbacks']['RunRecorder']", "['callbacks']['PlainProgress']", "['callbacks']['ProgressLine']"),
-    "['callbacks']['AnomalyAlerts']['machine']",
-)
+CLOCKS = ("['callbacks']['RunRecorder']", "['callbacks']['PlainProgress']", "['callbacks']['ProgressLine']")
 """How long everything took, which no two runs have in common."""
 OF_THE_MACHINE = ("health/data_wait", "health/memory_mib", "health/slowest_rank")
 

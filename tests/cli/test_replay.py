@@ -156,6 +156,14 @@ def test_nothing_of_the_run_is_touched(plain: RunFolder, tmp_path: Path, capsys:
     assert {path.name for path in (tmp_path / "there").glob("*.*")} >= {"report.md", "replay.json", "index.html", "layers.png"}
 
 
+def test_the_page_of_the_run_links_to_it(plain: RunFolder, capsys: Any) -> None:
+    before = content_of(plain)
+    replayed(capsys, plain, 2, "--no-run", "--rows", 1)
+    after = content_of(plain)
+    assert {name for name in after if after[name] != before.get(name)} == {"dashboard_data.js"}
+    assert "step_000002" in plain.dashboard_data.read_text()
+
+
 def test_the_midi_files_are_the_corpus_bars_in_the_row_s_key(plain: RunFolder, corpus: Path, capsys: Any) -> None:
     found = replayed(capsys, plain, 7)
     pieces = {piece.name: piece.notes for piece in load_corpus(str(corpus)).pieces}

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from musictrain.runs import RunFolder, list_runs
+from musictrain.runs import RunFolder, list_runs, read_records
 from tests.cli.test_replay import config_of, replayed, trained
 from tests.cli.tiny import type_command, write_config
 
@@ -67,6 +67,39 @@ def test_a_run_that_went_back_is_replayed_on_both_branches(corpus: Path, tmp_pat
     assert {row["batch"] for row in before["rows"]} == {4}
     assert before["folder"].endswith("step_000005_attempt_1")
     assert replayed(capsys, run, 4, "--attempt", 1, "--rows", 1)["equal"]
+
+
+EVERY_STEP: dict[str, Any] = {"network": {"dropout": 0.3}, "trainer": {"log_every_n_steps": 1}}
+
+
+def fault(kind: str, **arguments: Any) -> dict[str, Any]:
+    return {"class_path": f"tests.cli.replay_faults.{kind}", "init_args": arguments}
+
+
+# By action the batches of steps 4, 5 and 7, of which batch 3 is spoiled.
+ANSWERED = {"skip": (3, 4, 6), "reduce_lr": (3, 4, 6), "roll_back": (4, 5, 7)}
+
+
+@pytest.mark.parametrize("action", [pytest.param(name, marks=() if name == "skip" else pytest.mark.slow) for name in ANSWERED])
+def test_steps_after_an_answer_to_a_fault_are_replayed_to_the_bit(action: str, corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    off = {name: {"action": "off"} for name in ("throughput", "data_wait", "memory", "data")}
+    watch = {"class_path": "musictrain.callbacks.AnomalyAlerts", "init_args": {"non_finite": {"action": action}, "lr_steps": 3, **off}}
+    run = trained(tmp_path, config_of(corpus, callbacks=(fault("NanInBatch", number=3), watch), **EVERY_STEP))
+    told = [event["event"] for event in read_records(run.events) if event["event"] in ("skipped", "lr_reduced", "rolled_back")]
+    assert told == {"skip": ["skipped"], "reduce_lr": ["lr_reduced", "skipped"], "roll_back": ["skipped", "rolled_back"]}[action]
+    for step, batch in zip((4, 5, 7), ANSWERED[action], strict=True):
+        found = replayed(capsys, run, step, "--keep", "NanInBatch", "--rows", 1)
+        assert found["equal"], (step, found["compared"], found["said"])
+        assert {row["batch"] for row in found["rows"]} == {batch}
+
+
+def test_steps_of_a_batch_that_was_split_are_replayed_to_the_bit(corpus: Path, tmp_path: Path, capsys: Any) -> None:
+    run = trained(tmp_path, config_of(corpus, callbacks=(fault("LittleRoom", rows=1),), **EVERY_STEP))
+    assert [event["parts"] for event in read_records(run.events) if event.get("kind") == "memory_full"] == [2]
+    # The version before step 5 remembers the parts; before step 2 there was none.
+    for step, words in ((5, ()), (2, ("--keep", "LittleRoom"))):
+        found = replayed(capsys, run, step, "--rows", 1, *words)
+        assert found["equal"], (step, found["compared"], found["said"])
 
 
 @pytest.mark.slow

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from musictrain.dashboard.listen import MOST_CELLS, MOST_COLUMNS, listen_data
+from musictrain.dashboard.listen import MOST_CELLS, MOST_COLUMNS, listen_data, replays_of
 from musictrain.notes import Notes
 from musictrain.runs import RunFolder
 from tests.dashboard.some_samples import add_sample, run_with_samples
@@ -38,6 +38,16 @@ def test_a_run_without_samples_has_none(tmp_path: Path) -> None:
     assert listen_data(RunFolder(tmp_path)) == {"rows": [], "columns": [], "left_out": 0}
     (tmp_path / "samples" / "step_000001").mkdir(parents=True)
     assert listen_data(RunFolder(tmp_path), inline=True) == {"rows": [], "columns": [], "left_out": 0, "rolls": {}, "midi": {}}
+
+
+def test_replayed_steps_are_listed_if_they_have_a_page(tmp_path: Path) -> None:
+    run = RunFolder(tmp_path)
+    assert replays_of(run) == []
+    for name in ("step_000012", "step_000003", "step_000003_attempt_1", "mine", "step_x"):
+        (tmp_path / "replay" / name).mkdir(parents=True)
+        (tmp_path / "replay" / name / "index.html").touch()
+    (tmp_path / "replay" / "step_000004").mkdir()
+    assert replays_of(run) == [("step_000003", 3, None), ("step_000003_attempt_1", 3, 1), ("step_000012", 12, None)]
 
 
 def test_inline_everything_is_inside(tmp_path: Path) -> None:

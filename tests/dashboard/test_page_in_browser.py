@@ -257,6 +257,38 @@ def test_a_run_that_fell_silent_is_stale(open_page: OpenPage, tmp_path: Path) ->
     assert "musictrain resume run" in text(later, "#ending")
 
 
+def test_a_run_that_went_back_says_why_for_as_long_as_it_goes_on(open_page: OpenPage, tmp_path: Path) -> None:
+    reason = "Rolled back from step 12 to step 9, passing over batches 10 to 11. At step 12 the training loss is 9.2, normally 2.1."
+    run = make_run(tmp_path / "run", reason=reason, advice="", rows=training(20, time.time()))
+    draw(run)
+    page = open_page(run.dashboard)
+    wait_until(page, "!document.querySelector('#ending').hidden")
+    assert text(page, "#ending") == f"The run went back, and goes on from an earlier version.\n{reason}"
+    assert page.evaluate("document.querySelector('#no-alerts').hidden")
+    make_run(tmp_path / "run", state="finished", reason="", rows=training(20, time.time()))
+    draw(run)
+    wait_until(page, "document.querySelector('#ending').hidden")
+
+
+def test_replayed_steps_are_linked_and_a_report_that_stands_alone_links_nothing(open_page: OpenPage, tmp_path: Path) -> None:
+    run = make_run(tmp_path / "run")
+    draw(run)
+    page = open_page(run.dashboard)
+    wait_until(page, DRAWN)
+    assert page.is_hidden("#replays")
+    for name in ("step_001234", "step_000005_attempt_1"):
+        (run.path / "replay" / name).mkdir(parents=True)
+        (run.path / "replay" / name / "index.html").write_text(f"<title>{name}</title>")
+    draw(run)
+    wait_until(page, "!document.querySelector('#replays').hidden")
+    assert text(page, "#replays") == "Done again with musictrain replay: step 5 of attempt 1, step 1,234."
+    page.click("#replays a:last-of-type")
+    wait_until(page, "document.title === 'step_001234'")
+    alone = open_page(write_report(run, tmp_path / "alone.html"))
+    wait_until(alone, DRAWN)
+    assert alone.is_hidden("#replays")
+
+
 def test_a_run_whose_process_was_killed_is_stale_at_once(open_page: OpenPage, tmp_path: Path) -> None:
     process = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
     born = process_start(process.pid)

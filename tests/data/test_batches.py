@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,7 @@ from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers import VoiceGrid
 from musictrain.data.transposition import Transposer
 from musictrain.notes import Notes
+from musictrain.runs.alerts import alert_of
 
 STEP = 4
 PAD = -9
@@ -458,6 +460,26 @@ def test_rows_of_nothing_but_padding_fill_the_last_batch() -> None:
     assert last["piece"].tolist() == [-1]
     assert (last["tokens"] == PAD).all()
     assert float(last["notes"]) == float(last["beats"]) == 0.0
+
+
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_rows_of_a_damaged_store_are_not_measured_which_is_told_once(world_size: int, caplog: pytest.LogCaptureFixture) -> None:
+    whole, damaged = evaluation(STORE, vocab_size=10_000), replace(STORE, tokens=STORE.tokens.copy())
+    damaged.tokens[[damaged.offset[2] + 7, damaged.offset[4] + 1]] = 10_003
+    plan, lost = evaluation(damaged, vocab_size=10_000), {(2, 0), (4, 0)}
+    kept = {}
+    for number in range(plan.num_batches):
+        for rank in range(world_size):
+            before, after = (each.batch(number, rank, world_size) for each in (whole, plan))
+            for row, place in enumerate(zip(before["piece"].tolist(), before["start"].tolist(), strict=True)):
+                equal = [torch.equal(before[name][row], after[name][row]) for name in ("tokens", "piece", "start", "notes", "beats")]
+                kept[place] = all(equal)
+                nothing = (after["tokens"][row] == PAD).all() and after["piece"][row] == -1
+                assert all(equal) or (bool(nothing) and float(after["notes"][row]) == float(after["beats"][row]) == 0.0)
+    assert {place for place, equal in kept.items() if not equal} == lost
+    (told,) = [found for record in caplog.records if (found := alert_of(record))]
+    assert told["kind"] == "data"
+    assert told["pieces"] in ([damaged.names[2]], [damaged.names[4]])
 
 
 def test_there_is_no_batch_past_the_last_to_measure_on() -> None:

@@ -229,6 +229,31 @@ def test_tokens_that_have_changed_are_found_by_who_asks_for_it_and_made_again(co
     assert [path.name for path in tmp_path.iterdir()] == [store.folder.name]
 
 
+def test_a_large_store_is_read_once_for_as_long_as_nobody_writes_to_it(
+    corpus: TinyCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, read = TokenStore.verify, list[Path]()
+
+    def reads(times: int) -> int:
+        """How many of so many starts read the tokens."""
+        read.clear()
+        for _ in range(times):
+            assert build(corpus, tmp_path, verify=True).tokens.tolist() == tokens
+        return len(read)
+
+    store = build(corpus, tmp_path)
+    tokens = store.tokens.tolist()
+    monkeypatch.setattr(TokenStore, "verify", lambda store: (read.append(store.folder), whole(store)))
+    os.utime(store.folder / "tokens.bin", (1e9, 1e9))
+    assert reads(2) == 2  # a small one at every start
+    monkeypatch.setattr("musictrain.data.token_store_verified.SMALL_BYTES", 1)
+    assert reads(3) == 1
+    flip_a_byte("tokens.bin")(store.folder)
+    assert reads(1) >= 1
+    # What was made in its place is too new to be relied upon.
+    assert reads(2) == 2
+
+
 def test_a_store_travels_as_the_name_of_its_folder(corpus: TinyCorpus, tmp_path: Path) -> None:
     store = build(corpus, tmp_path)
     sent = pickle.dumps(store)

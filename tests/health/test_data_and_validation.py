@@ -21,7 +21,7 @@ def of_batch(**changes: Any) -> list[Finding]:
     ("changes", "says"),
     [
         ({"unseen_tokens": [7, 90]}, "ids 7, 90"),
-        ({"unseen_tokens": list(range(9))}, "ids 0, 1, 2, 3, 4, ..."),
+        ({"unseen_tokens": list(range(9))}, "is 9, normally 0: ids 0, 1, 2, 3, 4 and 4 more"),
         ({"pieces": ["bwv1"] * 4}, "all 4 rows are from bwv1"),
         ({"silent_beats": 40.0}, "40 beats"),
         ({"silent_beats": 4.0, "window_beats": 4.0}, "no note begins or sounds in it"),

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
-from musictrain.health import DETECTORS, Layers, NonFinite, Settings, Updates, Vitals
+from musictrain.health import DETECTORS, Finding, GradientSpike, Layers, LossSpike, NonFinite, Settings, Updates, Vitals
 from musictrain.health.lowered_rate import LoweredRate
 from musictrain.health.responses import Responses, leaves_out
-from musictrain.health.settling import BEFORE_UPDATE, OUTSIDE, detectors_of, unseen_steps
+from musictrain.health.settling import ONE_BATCH, OUTSIDE, detectors_of, first_suspect
 from musictrain.health.words import advice_on, guilty_ranks, what_was_done
 
 
@@ -106,7 +107,8 @@ def test_settings_can_be_mappings_and_off_is_off() -> None:
         ({"loss_spike": {"treshold": 3.0}}, "did you mean 'threshold'|threshold"),
         ({"loss_spike": NonFinite()}, "loss_spike got NonFinite; it needs LossSpike"),
         ({"memory": {"action": "roll_back"}}, "does not mend what it finds: it takes off, log, alert or stop"),
-        ({"validation_drift": {"action": "skip"}}, "known only after the update"),
+        ({"validation_drift": {"action": "skip"}}, "no single update does"),
+        ({"plateau": {"action": "skip"}}, "no single update does"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(given: dict, match: str) -> None:
@@ -115,8 +117,8 @@ def test_settings_that_cannot_work_are_refused(given: dict, match: str) -> None:
 
 
 def test_every_kind_is_known_before_the_update_or_not() -> None:
-    assert BEFORE_UPDATE.isdisjoint(OUTSIDE)
-    assert set(DETECTORS) >= BEFORE_UPDATE | OUTSIDE
+    assert ONE_BATCH.isdisjoint(OUTSIDE)
+    assert set(DETECTORS) >= ONE_BATCH | OUTSIDE
 
 
 def test_a_lowered_rate_is_given_back_to_the_bit() -> None:
@@ -149,6 +151,7 @@ def test_the_advice_names_the_command_with_run_and_step() -> None:
     response = responses.to(detector, detector.see(bad(7)))
     assert response is not None
     assert "`musictrain replay a-run --step 7`" in advice_on(response, "a-run")
+    assert "`musictrain replay a-run --step 7 --attempt 2`" in advice_on(response, "a-run", 2)
     assert advice_on(response, "a-run").count("musictrain replay") == 1
     assert advice_on(response, "") == response.finding.advice
 
@@ -157,9 +160,13 @@ def test_the_advice_names_the_command_with_run_and_step() -> None:
     ("settings", "steps"),
     [
         (NonFinite(), 0),  # seen before the update is made
+        (LossSpike(), 1),  # of weights that the update before it has made
+        (GradientSpike(), 1),
         (Updates(), 9),  # the look before was at the tenth step before
         (Layers(patience=2), 19),
     ],
 )
 def test_what_may_have_begun_before_it_is_told_is_not_trusted(settings: Settings, steps: int) -> None:
-    assert unseen_steps(settings, 10) == steps
+    finding = Finding(settings.kind, 60, "it", "", 1.0, 0.0, 1.0, "", began=50)
+    assert first_suspect(settings, finding, 10) == 50 - steps
+    assert first_suspect(settings, replace(finding, began=1), 10) == 1

@@ -40,7 +40,7 @@ def test_what_is_moderately_high_is_found_with_patience() -> None:
     patient = LossSpike(patience=4).detector()
     level = np.where(np.arange(400) % 2, 1.0, 1.1)  # a deviation of about 0.1
     level[300:] += 0.7
-    assert [finding.step for finding in begun(patient, of("loss", level))] == [303]
+    assert [(finding.step, finding.began) for finding in begun(patient, of("loss", level))] == [(303, 300)]
 
 
 def test_what_is_a_little_high_for_long_is_found() -> None:
@@ -50,6 +50,7 @@ def test_what_is_a_little_high_for_long_is_found() -> None:
     found = begun(detector, of("loss", losses))
     assert len(found) == 1
     assert 400 < found[0].step <= 400 + LossSpike().level
+    assert found[0].began == found[0].step - LossSpike().level + 1
     assert "for long" in found[0].sentence()
 
 

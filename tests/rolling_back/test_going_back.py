@@ -15,8 +15,16 @@ from lightning.pytorch.callbacks import EarlyStopping
 from lightning.pytorch.callbacks import EMAWeightAveraging as LightningEMA
 
 from musictrain import rolling_back
-from musictrain.callbacks import AccumulationSchedule, EMAWeightAveraging, MusicalEarlyStopping, ThroughputReport, VersionedCheckpoint
-from musictrain.checkpoints.catalog import list_versions
+from musictrain.callbacks import (
+    AccumulationSchedule,
+    EMAWeightAveraging,
+    LivePage,
+    MusicalEarlyStopping,
+    Notifications,
+    ThroughputReport,
+    VersionedCheckpoint,
+)
+from musictrain.checkpoints.catalog import NoGoodVersionError, list_versions
 from musictrain.optim import Plateau, WarmupCosine
 from musictrain.rolling_back.fitting import CannotFitAgainError
 from musictrain.runs import RunFolder, read_records, read_rows
@@ -258,12 +266,43 @@ def test_what_ends_it_between_two_fits_is_recorded_as_the_end_of_the_run(tmp_pat
     check_same(run, straight)
 
 
+ONCE = r"SingleDeviceStrategy cannot be set up twice in one program: go on in a new one, with musictrain resume, or with "
+
+
+@pytest.mark.parametrize("damaged", [False, True])
+def test_where_it_cannot_fit_again_people_are_told_and_the_page_shows_it(
+    damaged: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = RunFolder(tmp_path / "run")
+    told = Notifications(file=True, console=False, events=["failure"])
+    if damaged:
+        broken = lambda folder: raising(NoGoodVersionError("All are broken."))  # noqa: E731
+        monkeypatch.setattr("musictrain.rolling_back.fitting.settle_rollbacks", broken)
+    else:
+        monkeypatch.setattr("musictrain.rolling_back.fitting.SingleDeviceStrategy", type("Other", (), {}))
+    error, reason = (NoGoodVersionError, "All are broken.") if damaged else (CannotFitAgainError, ONCE)
+    with pytest.raises(error, match=reason):
+        fit(run, MODULES["plain"](), Spoiler(5), told, LivePage(curves=False))
+    (message,) = read_records(run.path / "notifications.jsonl")
+    assert message["event"] == "failure"
+    assert message["message"].startswith(f"Training failed after 4 steps: {error.__name__}: ")
+    status, last = read_status(run.status), read_records(run.events)[-1]
+    assert status is not None
+    assert (status.state, last["event"], last["reason"]) == ("failed", "failed", status.reason)
+    assert reason in status.reason
+    assert status.reason.split(":")[0] in (run.path / "dashboard_data.js").read_text()
+    assert '"state":"failed"' in (run.path / "dashboard_data.js").read_text().replace(" ", "")
+
+
+def raising(error: Exception) -> None:
+    raise error
+
+
 def test_a_trainer_that_can_be_set_up_only_once_says_how_it_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunFolder(tmp_path / "run")
     with monkeypatch.context() as patch:
         patch.setattr("musictrain.rolling_back.fitting.SingleDeviceStrategy", type("Other", (), {}))
-        expected = r"SingleDeviceStrategy cannot be set up twice in one program: go on in a new one, with musictrain resume, or with "
-        with pytest.raises(CannotFitAgainError, match=expected):
+        with pytest.raises(CannotFitAgainError, match=ONCE):
             fit(run, MODULES["plain"](), Spoiler(5))
     assert not read_rollbacks(run.path / FILE_NAME)[0].settled
     fit(run, MODULES["plain"](), Spoiler(5), ckpt_path="last")

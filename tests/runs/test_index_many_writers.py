@@ -81,6 +81,32 @@ def test_sixteen_processes_lose_nothing_and_lock_nobody_out(tmp_path: Path) -> N
     assert not list(tmp_path.glob("*.aside"))
 
 
+def test_who_was_overtaken_while_it_read_does_not_undo_what_is_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_and_update(tmp_path, "run", 1)
+    run = RunFolder(tmp_path / "run")
+
+    def told(step: int) -> None:
+        atomic_write(run.status, Status("run", "training", step=step, host="elsewhere", updated=time.time()).as_json(), durable=False)
+
+    told(2)
+    with RunIndex(tmp_path, read_json) as slow:
+        read, steps = slow._read, [3]
+
+        def overtaken(name: str, prints: tuple[str, ...]) -> object:
+            facts = read(name, prints)
+            if steps:
+                told(steps.pop(0))
+                assert update_run(tmp_path, run, read_json)
+            return facts
+
+        monkeypatch.setattr(slow, "_read", overtaken)
+        slow.refresh()
+        assert slow.select("SELECT step FROM runs") == [{"step": 3}]  # the other read 3 and wrote it first
+        told(4)
+        slow.refresh()
+        assert slow.select("SELECT step FROM runs") == [{"step": 4}]
+
+
 def test_killed_writers_break_neither_the_index_nor_the_rows(tmp_path: Path) -> None:
     names = [f"run-{number}" for number in range(6)]
     processes = in_processes(write_and_update, *((tmp_path, name, 10_000) for name in names))

@@ -41,6 +41,8 @@ def test_a_token_that_no_piece_and_no_transposition_has_is_found(datamodule: Mus
     assert facts_of(batch, tables).unseen == (int(lowest),)
     batch["tokens"][1, 5] = 10_000
     assert facts_of(batch, tables).unseen == (10_000,)
+    batch["tokens"][2, :] = torch.arange(20_000, 20_033)
+    assert facts_of(batch, tables).unseen == (10_000, *range(20_000, 20_033))
 
 
 def test_ids_that_are_no_tokens_become_padding_that_tells_of_itself(tmp_path: Path) -> None:

@@ -80,10 +80,12 @@ def test_in_anybodys_module_too() -> None:
     batches = number_batches(12)
     batches[4][0, 0] = math.nan
     module, watch = PlainModule(), Late(non_finite=NonFinite(), every_n_steps=4)
+    module.numbers.layers.insert(1, norm := torch.nn.BatchNorm1d(16))
     with heard() as alerts:
         fit(module, batches, watch)
     assert [alert["step"] for alert in alerts] == [5]
-    assert all(bool(weight.isfinite().all()) for weight in module.parameters())
+    assert all(bool(each.isfinite().all()) for each in (*module.parameters(), *module.buffers()))
+    assert norm.num_batches_tracked == 11
 
 
 def test_what_can_no_longer_be_left_out_is_told_to_be_so() -> None:

@@ -1,4 +1,4 @@
-// What needs attention: how the run ended if it ended badly, its alerts and its vetoed steps, newest first. A click leads to the step.
+// What needs attention: how the run ended if it ended badly, or why it went back, its alerts and its vetoed steps, newest first. A click leads to the step.
 "use strict";
 
 (function (M) {
@@ -21,16 +21,17 @@
     return place < 0 ? [text] : [text.slice(0, place), M.element("code", { text: text.slice(place) })];
   }
 
-  // Whether there was an ending to tell of.
+  // Whether there was an ending, or a going back, to tell of.
   function showEnding(data) {
     const state = M.stateOf(data);
     const status = data.status || {};
     const silence = `Nothing has been heard of this run for ${M.roughly(M.silentFor(data))}: its process is gone, or its machine sleeps.`;
-    const told = state === "stale" ? silence : ENDINGS[state];
+    const ended = state === "stale" ? silence : ENDINGS[state];
+    const told = ended || (status.reason && "The run went back, and goes on from an earlier version.");
     const host = M.byId("ending");
     host.hidden = !told;
     host.dataset.tone = M.toneOf(state);
-    const goOn = told && state !== "stopped" ? `To go on where it stopped: musictrain resume ${data.run}` : "";
+    const goOn = ended && state !== "stopped" ? `To go on where it stopped: musictrain resume ${data.run}` : "";
     const advice = status.advice || goOn;
     const text = JSON.stringify([told, status.reason, advice]);
     if (text !== endingText) {

@@ -59,6 +59,7 @@
     vetoed: () => M.showVetoed(data),
     machine: () => M.showTiles(data),
     listen: showListen,
+    replays: () => M.showReplays(data),
     settings: () => M.showSettings(M.byId("settings-body"), data),
     log: () => M.showLog(M.byId("log-body"), data),
     footer: showFooter,
