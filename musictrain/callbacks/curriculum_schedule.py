@@ -15,6 +15,7 @@ it need not. In any Trainer with a data module that follows. Cost: none. Source:
 from __future__ import annotations
 
 import logging
+import math
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
@@ -258,6 +259,15 @@ class CurriculumSchedule(Callback):
         parts = {name: float(getattr(dial, name)) for name in self.course.turns if name != "mixture"}
         parts |= {f"share_{corpus}": share for corpus, share in dial.mixture}
         return {**parts, **({"competence": self.course.amount(number)} if self.by == "value" else {})}
+
+    def training_stage(self, step: int) -> float:
+        """For ``AnomalyAlerts``: another number after each jump of the dial; 0 for one that is turned evenly."""
+        if self.course is None or self._trainer is None:
+            return 0.0
+        jumps = {name for name in self.course.turns if self.by == "value" or getattr(getattr(self, name), "shape", "") == "step"}
+        dial = self.course.at(number_of_batch(self._trainer))
+        shares = [share * place for place, (_, share) in enumerate(dial.mixture, 1) if "mixture" in jumps]
+        return math.fsum([*(getattr(dial, name) for name in jumps - {"mixture"}), *shares])
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """By value: judge what was measured, the first process for all."""

@@ -160,6 +160,10 @@ class GradualUnfreezing(Callback):
         held = sum(parameter.numel() for parameter, first in self._held if step < first)
         return 1.0 - held / max(1, self._num_weights)
 
+    def training_stage(self, step: int) -> float:
+        """For ``AnomalyAlerts``: how many parts have begun to train before optimizer step ``step``, from 1, that had been held back."""
+        return float(sum(0 < first < step for first in set(self.schedule.values())))
+
     def _record(self, step: int, patterns: list[str]) -> None:
         if self._events is not None and step not in self._known:
             told = {"patterns": ", ".join(patterns), "trained_share": round(self._share(step), 4)}

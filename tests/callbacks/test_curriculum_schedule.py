@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
 from pathlib import Path
 from typing import Any
@@ -120,6 +121,21 @@ def test_going_back_turns_the_table_back(by: str, tmp_path: Path) -> None:
     assert other.course is not None
     assert schedule.course.table == other.course.table
     assert apart(end_of(spoiled), end_of(straight), ignore=RUN_OF_ITS_OWN) == []
+
+
+@pytest.mark.parametrize(("shape", "jumps"), [("step", 4), ("linear", 0)])
+def test_jumps_of_the_dial_are_told_to_who_watches_and_even_turns_are_not(shape: str, jumps: int, tmp_path: Path) -> None:
+    schedule = CurriculumSchedule(difficulty={"until": 12, "shape": shape, "start": 0.25, "stages": 4})
+    told: list[float] = []
+
+    class Watch(Callback):
+        def on_before_optimizer_step(self, trainer: Any, *_: Any) -> None:
+            told.append(schedule.training_stage(trainer.global_step + 1))
+
+    length = {"max_steps": 18, "max_epochs": -1}
+    assert train(tmp_path, MODULES["music"](), schedule, Watch(), **length).error is None
+    assert len(told) == 18
+    assert sum(now != before for before, now in itertools.pairwise(told)) == jumps
 
 
 @pytest.mark.parametrize("order", [1, -1])

@@ -69,6 +69,8 @@ def test_a_weight_is_left_alone_until_its_step_and_trains_from_then_on(tmp_path:
     start = {name: each.detach().clone() for name, each in trained.network.named_parameters()}
     fit(tmp_path, trained, callbacks=[seen, GradualUnfreezing(SCHEDULE)], **RUN)
     rest = {"blocks.1", "norm.weight", "head.weight"}
+    watched = GradualUnfreezing(SCHEDULE)
+    assert [watched.training_stage(step) for step in range(1, 9)] == [0.0] * 3 + [1.0] * 2 + [2.0] * 3
     assert seen.trained == [rest] * 3 + [rest | {"blocks.0"}] * 2 + [rest | {"blocks.0", "embedding.weight"}] * 3
     for done, weights in enumerate(seen.weights, start=1):
         changed = {name for name in start if not torch.equal(weights[name], start[name])}
