@@ -16,6 +16,7 @@ from musictrain.callbacks import RunLogger, RunRecorder
 from musictrain.cli.auto_resume import WHICH, version_to_go_on_from
 from musictrain.cli.exits import UsageError
 from musictrain.cli.options import default_runs_dir
+from musictrain.cli.own_settings import own_settings
 from musictrain.cli.parse_errors import condense, parameters_of
 from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import check_same_parts
@@ -117,7 +118,8 @@ class MusicCLI(LightningCLI):
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As in Lightning, without its remark on arguments that do not come from ``sys.argv``."""
-        self.config = parser.parse_args(args)
+        with own_settings():
+            self.config = parser.parse_args(args)
 
     def _parse_ckpt_path(self) -> None:
         # Lightning lets the hyper-parameters inside a checkpoint override the command line. Here the configuration says what to build;
