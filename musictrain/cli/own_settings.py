@@ -1,7 +1,7 @@
 """Another optimizer begins with its own settings, not with those of the one that it takes the place of.
 
-jsonargparse hands on whatever arguments of the former class the latter has too, defaults included: `--model.optimizer` with the class path of
-SOAP would train with AdamW's learning rate, wherever that was set.
+jsonargparse hands on whatever arguments of the former class the latter has too, defaults included: with no more said than the class path of
+SOAP, it would train with AdamW's learning rate, wherever that was set.
 """
 
 from __future__ import annotations
