@@ -87,6 +87,8 @@ def test_checkpoints_hold_plain_values_alone(tmp_path):
         "token_dropout": 0.0,
         "token_dropout_kind": "blank",
         "adaptive_clip": None,
+        "layer_decay": 1.0,
+        "frozen": None,
     }
     again = MusicModule.load_from_checkpoint(versions[0], network=ForeignNetwork())
     assert again.pad_id == PAD

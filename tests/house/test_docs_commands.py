@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from musictrain.cli.commands import COMMANDS, help_text, main
-from musictrain.cli.recipes import recipes
+from musictrain.cli.recipes import protocols, recipes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 OF_LIGHTNING = {"fit", "validate", "test", "predict"}
@@ -73,7 +73,7 @@ def test_commands_and_configurations_exist(words: list[str]) -> None:
     assert words[1] in {command.name for command in COMMANDS} | {"--help", "--version", "COMMAND"}
     for option, value in itertools.pairwise(words):
         if option == "--config":
-            assert value in recipes() or (REPOSITORY / value).is_file(), f"no recipe and no file {value}"
+            assert value in recipes() or value in protocols() or (REPOSITORY / value).is_file(), f"no recipe and no file {value}"
 
 
 @pytest.mark.parametrize("words", calls(of_lightning=False), ids=" ".join)
