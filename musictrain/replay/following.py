@@ -8,6 +8,7 @@ follow.result.not_finite, follow.result.batches[0].nll
 
 from __future__ import annotations
 
+import functools
 import math
 import time
 from pathlib import Path
@@ -90,7 +91,9 @@ class FollowStep(Callback):
         loop: Any = trainer.fit_loop
         loop.min_epochs, loop.epoch_loop.min_steps = 0, None
         network = getattr(pl_module, "network", None)
-        self._ear = AnswerEar(network if isinstance(network, nn.Module) else pl_module, pad_id_of(pl_module))
+        # Of a step in two passes the first one's answers are those at the weights of the run.
+        again = functools.partial(getattr, pl_module, "_passes_again", False)
+        self._ear = AnswerEar(network if isinstance(network, nn.Module) else pl_module, pad_id_of(pl_module), deaf=again)
         own = pl_module.configure_gradient_clipping
 
         def measured(optimizer: Any, *args: Any, **options: Any) -> None:

@@ -58,10 +58,11 @@ class AnswerEar:
     Args:
         network: called with tokens (rows, time), answers (rows, time, vocab).
         pad_id: the token that does not count.
+        deaf: whether it is not to listen just now: to the second of two passes of a step, at other weights.
     """
 
-    def __init__(self, network: nn.Module, pad_id: int | None) -> None:
-        self.pad_id = pad_id
+    def __init__(self, network: nn.Module, pad_id: int | None, deaf: Callable[[], bool] = lambda: False) -> None:
+        self.pad_id, self._deaf = pad_id, deaf
         self._parts: list[tuple[Tensor | None, Tensor]] = []
         self._targets: Tensor | None = None
         self._hook = network.register_forward_hook(self._hear)
@@ -95,7 +96,7 @@ class AnswerEar:
         self._hook.remove()
 
     def _hear(self, module: nn.Module, given: Any, answer: Any) -> None:
-        if self._targets is None or not isinstance(answer, Tensor) or answer.ndim != 3:
+        if self._targets is None or self._deaf() or not isinstance(answer, Tensor) or answer.ndim != 3:
             return
         read = given[0] if given and isinstance(given[0], Tensor) and given[0].shape == answer.shape[:2] else None
         self._parts.append((read, answer.detach()))

@@ -17,7 +17,7 @@ from musictrain.callbacks import VersionedCheckpoint
 from musictrain.checkpoints.catalog import list_versions
 from musictrain.datamodule import MusicDataModule
 from musictrain.module import MusicModule
-from musictrain.optim import Constant
+from musictrain.optim import SAM, Constant
 from musictrain.replay import FollowStep, ReadVersions
 from tests.tiny_runs import QUIET, ForeignNetwork
 
@@ -55,6 +55,11 @@ class PlainModule(lightning.LightningModule):
 
 def music_module(width: int) -> lightning.LightningModule:
     return MusicModule(ForeignNetwork(width), schedule=Constant(), optimizer=lambda groups: torch.optim.AdamW(groups, lr=1e-2))
+
+
+def sharpness_aware(width: int) -> lightning.LightningModule:
+    """A step of it is two passes, the second at other weights."""
+    return MusicModule(ForeignNetwork(width), schedule=Constant(), optimizer=lambda groups: SAM(groups, rho=0.5))
 
 
 MODULES = {"music": music_module, "plain": PlainModule}
@@ -115,6 +120,16 @@ def test_losses_and_weights_are_those_of_the_run(kind: str, precision: str, corp
     assert result.not_finite is None
     assert result.batches[0].number == 5
     assert result.loss == pytest.approx(ran.losses[6], rel=1e-2 if precision == "bf16-mixed" else 1e-6)
+
+
+def test_of_a_step_in_two_passes_the_answers_are_those_at_the_weights_of_the_run(corpus: Path, tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(MODULES, "music", sharpness_aware)
+        ran = run_to(tmp_path, corpus, "music")
+        result, again = follow(tmp_path, corpus, "music", 6)
+    assert again.losses[6] == ran.losses[6]
+    nll = result.batches[0].nll
+    assert float(nll[result.batches[0].counted].mean()) == pytest.approx(ran.losses[6], rel=1e-5)
 
 
 def test_the_gradients_are_whole_and_the_updates_those_of_the_step(corpus: Path, tmp_path: Path) -> None:
