@@ -82,12 +82,15 @@ def test_sixteen_processes_lose_nothing_and_lock_nobody_out(tmp_path: Path) -> N
 
 
 def test_who_was_overtaken_while_it_read_does_not_undo_what_is_newer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    write_and_update(tmp_path, "run", 1)
     run = RunFolder(tmp_path / "run")
+    run.path.mkdir()
+    run.config.write_text(json.dumps({"name": "run"}))
 
     def told(step: int) -> None:
         atomic_write(run.status, Status("run", "training", step=step, host="elsewhere", updated=time.time()).as_json(), durable=False)
 
+    told(1)
+    assert update_run(tmp_path, run, read_json)
     told(2)
     with RunIndex(tmp_path, read_json) as slow:
         read, steps = slow._read, [3]
