@@ -14,7 +14,8 @@ from scipy import integrate, stats
 from musictrain.metrics import compare_sets, distances_between, distances_within, kernel_divergence, overlapping_area
 
 RANDOM = np.random.default_rng(0)
-samples = st.lists(st.floats(-5.0, 5.0), min_size=2, max_size=12)
+# Distances that a shift does not lose among the last digits.
+samples = st.lists(st.floats(-5.0, 5.0).map(lambda value: round(value, 6)), min_size=2, max_size=12)
 
 
 def test_distances_are_those_of_each_pair() -> None:
