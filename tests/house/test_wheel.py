@@ -53,10 +53,9 @@ def test_the_program_runs_outside_the_checkout(installed: Path) -> None:
 
 
 def test_shipped_recipes_are_found_by_name(installed: Path, repository: Path) -> None:
-    found = python(
-        installed,
-        "from musictrain.cli.recipes import protocols, recipes; print(*(f'{n}={p}' for n, p in (recipes() | protocols()).items()), sep='\\n')",
-    )
+    code = "from musictrain.cli.recipes import protocols, recipes\n"
+    code += "print(*(f'{name}={path}' for name, path in (recipes() | protocols()).items()), sep='\\n')"
+    found = python(installed, code)
     by_name = dict(line.split("=", 1) for line in found.split())
     assert sorted(by_name) == sorted(path.stem for path in (repository / "configs").glob("*.yaml"))
     assert "chorales" in by_name
