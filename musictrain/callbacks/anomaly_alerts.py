@@ -39,7 +39,7 @@ from musictrain.runs.rollbacks import read_rollbacks
 from musictrain.runs.told_before import told_beyond
 from musictrain.runs.writer import RecordWriter
 from musictrain.speed.phases import listen, stop_listening
-from musictrain.vitals import Gauge, LateGauge, Ranks, call_before, tables_of
+from musictrain.vitals import Gauge, LateGauge, Ranks, call_before, stage_of, tables_of
 
 log = logging.getLogger(__name__)
 
@@ -243,8 +243,7 @@ class AnomalyAlerts(Callback):
         gauge, step = self._gauge, trainer.global_step + 1
         if gauge is None or optimizer is not trainer.optimizers[0]:
             return
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        scale = 1.0 if scaler is None else scaler.get_scale()
+        scale = 1.0 if (scaler := getattr(trainer.precision_plugin, "scaler", None)) is None else scaler.get_scale()
         told = gauge.before_update(
             step,
             look=step % self.every_n_steps == 0,
@@ -253,7 +252,8 @@ class AnomalyAlerts(Callback):
             scaled=scaler is not None,
         )
         for vitals in told:
-            values = {**vitals.values, **({} if scaler is None else {"loss_scale": scale})}
+            callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+            values = {**vitals.values, **stage_of(callbacks, vitals.step), **({} if scaler is None else {"loss_scale": scale})}
             self._latest = Vitals(vitals.step, values, vitals.where, vitals.batch)
             self._answer(trainer, self._latest, optimizer if vitals.step == step else None)
 

@@ -12,6 +12,7 @@ from musictrain.vitals.late_gauge import LateGauge
 from musictrain.vitals.layer_watch import LayerWatch
 from musictrain.vitals.memory_held import memory_held
 from musictrain.vitals.step_clock import StepClock
+from musictrain.vitals.told_stage import stage_of
 from musictrain.vitals.update_sizes import UpdateSizes
 
 __all__ = [
@@ -28,5 +29,6 @@ __all__ = [
     "call_before",
     "facts_of",
     "memory_held",
+    "stage_of",
     "tables_of",
 ]

@@ -184,6 +184,25 @@ def test_a_spoiled_batch_is_told_with_its_loss() -> None:
     assert alerts[0]["loss"] == alerts[0]["value"] > 1.5 * alerts[0]["normal"]
 
 
+class Stages(Callback):
+    """Tells that something else is trained from a step on."""
+
+    def training_stage(self, step: int) -> float:
+        return float(step >= 55)
+
+
+@pytest.mark.parametrize("told", [False, True])
+def test_a_jump_of_which_a_callback_tells_is_no_spike(told: bool) -> None:
+    def more_weights(trainer: Any, pl_module: Any) -> None:
+        for parameter in pl_module.parameters():
+            parameter.grad *= 1e4
+
+    with heard() as alerts:
+        jump = AtStep(range(55, 99), more_weights, "on_after_backward")
+        fit(music_module(), token_batches(60), jump, Quiet(gradient_spike=GradientSpike()), *([Stages()] if told else []))
+    assert steps_of(alerts, "gradient_spike") == ([] if told else [55])
+
+
 # Layers, memory.
 
 
