@@ -97,7 +97,7 @@ def fork(words: Sequence[str], log: Path, variables: Mapping[str, str], descript
 
 
 def stages_driving_signals() -> Sequence[int]:
-    return importlib.import_module("musictrain.cli.stages_processes").ASKED
+    return importlib.import_module("musictrain.runs.processes").ASKED
 
 
 def _say_into(log: Path) -> None:

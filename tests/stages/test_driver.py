@@ -14,10 +14,10 @@ import yaml
 
 from musictrain.checkpoints.lock import FolderLock
 from musictrain.cli import stages_driving
-from musictrain.cli.stages_processes import Slot
 from musictrain.runs import RunFolder
 from musictrain.runs.labels import read_labels
 from musictrain.runs.lineage import parents_of
+from musictrain.runs.processes import Slot
 from musictrain.runs.records import read_records
 from musictrain.stages.state import write_state
 from tests.cli.tiny import type_command

@@ -1,7 +1,7 @@
-"""The process of a stage: started in a session of its own, found again by whoever comes after a driver that died, told of signals.
+"""A training in a process and a session of its own: found again by whoever comes after a driver that died, told of signals.
 
-What it prints goes to a file, not to the driver, whose death it survives. It holds the file ``running`` for as long as it lives, so that
-nobody starts a second one beside it.
+What it prints goes to a file, not to the driver, whose death it survives. It holds a file for as long as it lives, so that nobody
+starts a second one beside it. The stages of a protocol and the trials of a search are such processes.
 """
 
 from __future__ import annotations
@@ -35,11 +35,11 @@ class Process(Protocol):
         """The exit status, None while it runs."""
 
 
-Launch = Callable[[Sequence[str], Path, Mapping[str, str], int], Process]
-"""Starts ``musictrain`` with these words: what it prints is added to a file, these variables are set, it inherits this descriptor."""
+Launch = Callable[..., Process]
+"""Starts ``musictrain`` with these words: what it prints is added to a file, these variables are set, it inherits these descriptors."""
 
 
-def launch(words: Sequence[str], log: Path, variables: Mapping[str, str], descriptor: int) -> Process:
+def launch(words: Sequence[str], log: Path, variables: Mapping[str, str], *descriptors: int) -> Process:
     """A process of the same interpreter, in a session of its own: Ctrl-C reaches it through the driver alone."""
     with log.open("ab") as out:
         return subprocess.Popen(
@@ -49,12 +49,12 @@ def launch(words: Sequence[str], log: Path, variables: Mapping[str, str], descri
             stderr=subprocess.STDOUT,
             env={**os.environ, **variables},
             start_new_session=True,
-            pass_fds=(descriptor,),
+            pass_fds=descriptors,
         )
 
 
 class Slot:
-    """The file that a stage's process holds. Record locks would end with the driver; this lock is the process's own, and ends with it."""
+    """The file that such a process holds. Record locks would end with the driver; this lock is the process's own, and ends with it."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -95,7 +95,7 @@ class Slot:
 
 
 class Signals:
-    """What the driver was asked to, and passes on to the stage."""
+    """What a driver was asked to, and passes on to the process it has started."""
 
     def __init__(self) -> None:
         self.asked: int | None = None
@@ -107,7 +107,7 @@ class Signals:
         self.pass_on()
 
     def pass_on(self) -> None:
-        """Tell the stage: of Ctrl-C all its processes, as a terminal does; of anything else the first one, which tells the others."""
+        """Tell it: of Ctrl-C all its processes, as a terminal does; of anything else the first one, which tells the others."""
         if self.pid is None or self.asked is None:
             return
         with contextlib.suppress(ProcessLookupError, PermissionError):
