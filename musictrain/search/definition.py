@@ -147,7 +147,7 @@ class Definition:
     threads: int = 1
     most: Most = field(default_factory=Most)
 
-    def keys(self) -> list[str]:
+    def parameters(self) -> list[str]:
         """Every key of the space, sorted."""
         spaces: list[Mapping[str, Any]] = [*self.grid, *(self.random.spaces if self.random else ()), *(each.space for each in self.when)]
         return sorted({key for space in spaces for key in space})
