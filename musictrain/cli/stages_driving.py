@@ -24,12 +24,11 @@ from musictrain.cli.stages_handing_over import begun_record, words_of_hand_over
 from musictrain.cli.stages_loading import Loaded
 from musictrain.cli.stages_page import Page
 from musictrain.cli.stages_telling import Tail, end_lines, plan_lines, standing_of
-from musictrain.cli.training import BEGIN_IN
 from musictrain.runs import RunFolder
 from musictrain.runs.atomic import atomic_write
 from musictrain.runs.labels import add_tags
 from musictrain.runs.lineage import add_parent
-from musictrain.runs.processes import Launch, Process, Signals, Slot, launch, passing_on
+from musictrain.runs.processes import BEGIN_IN, Launch, Process, Signals, Slot, launch, passing_on
 from musictrain.runs.records import Records
 from musictrain.runs.standing import Standing
 from musictrain.runs.status import read_status

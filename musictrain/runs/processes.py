@@ -23,6 +23,8 @@ try:
 except ImportError:  # pragma: no cover  (Windows)
     fcntl = None  # type: ignore[assignment]
 
+BEGIN_IN = "MUSICTRAIN_RUN_FOLDER"
+"""The variable that tells ``fit`` in which folder its run is to be."""
 ASKED = tuple(getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name))
 
 
