@@ -12,7 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-NAMES = ("none", "halving", "median")
+from musictrain.search.definition import RULES, SearchError
+from musictrain.suggestions import did_you_mean
+
 FACTOR = 3.0
 
 
@@ -68,7 +70,7 @@ class Halving:
         factor: 2 halves them; 3 keeps a third.
 
     Raises:
-        ValueError: for a factor below 2.
+        SearchError: for a factor below 2.
 
     Source: successive halving of Jamieson & Talwalkar (AISTATS 2016) in synchronous rounds, as one bracket of Hyperband (Li et al., JMLR
     2018). Rounded up as scikit-learn's ``HalvingRandomSearchCV`` does, Hyperband rounds down.
@@ -79,7 +81,7 @@ class Halving:
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.factor) and self.factor >= 2):
-            raise ValueError(f"Halving by a factor of {self.factor:g} keeps too many: it is 2 or more, such as 3, which keeps a third.")
+            raise SearchError(f"Halving by a factor of {self.factor:g} keeps too many: it is 2 or more, such as 3, which keeps a third.")
 
     def keep(self, field: Field) -> int:
         """One in ``factor`` of those that entered, failed ones too."""
@@ -116,10 +118,10 @@ def rule_of(name: str, factor: float = FACTOR) -> Rule:
     """The rule of a name.
 
     Raises:
-        ValueError: if there is none, or for a factor below 2.
+        SearchError: if there is none, or for a factor below 2.
     """
-    if name not in NAMES:
-        raise ValueError(f"There is no rule {name!r}: {', '.join(NAMES)}.")
+    if name not in RULES:
+        raise SearchError(f"There is no rule {name!r}: {', '.join(RULES)}. {did_you_mean(name, RULES)}".rstrip())
     return Halving(factor) if name == "halving" else Median() if name == "median" else NoRule()
 
 
@@ -132,10 +134,10 @@ def rungs_between(first: int, last: int, factor: float = FACTOR) -> tuple[int, .
     The last one takes the place of a rung that would come within one and a half times of it.
 
     Raises:
-        ValueError: if there is no step to begin with, or more than there are.
+        SearchError: if there is no step to begin with, or more than there are.
     """
     if not 1 <= first <= last:
-        raise ValueError(f"A search cannot look first after {first:,} steps of {last:,}. Choose a first rung between 1 and max_steps.")
+        raise SearchError(f"A search cannot look first after {first:,} steps of {last:,}. Choose a first rung between 1 and max_steps.")
     found, steps = [], float(first)
     while steps * 1.5 <= last:
         found.append(round(steps))
@@ -155,12 +157,12 @@ def on_validations(rungs: Sequence[int], every: int | None, last: int) -> tuple[
         last: the whole budget, after which there always is one.
 
     Raises:
-        ValueError: if a rung lies beyond the last step, or they do not rise.
+        SearchError: if a rung lies beyond the last step, or they do not rise.
     """
     if list(rungs) != sorted({step for step in rungs if step > 0}):
-        raise ValueError(f"Rungs are steps that rise, from 1 on, got {', '.join(map(str, rungs))}.")
+        raise SearchError(f"Rungs are steps that rise, from 1 on, got {', '.join(map(str, rungs))}.")
     if rungs and rungs[-1] > last:
-        raise ValueError(
+        raise SearchError(
             f"A rung lies at {rungs[-1]:,} steps, and a trial has {last:,} (trainer.max_steps). Lower the rung, or raise trainer.max_steps."
         )
     moved = [step if not every else min(math.ceil(step / every) * every, last) for step in rungs]
