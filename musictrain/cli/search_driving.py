@@ -204,8 +204,9 @@ class Driver:
 
     def _take(self, outcome: Outcome) -> None:
         """Write down what came of a job; if no other should begin, ask all to end."""
-        record = outcome.record
-        known = self.ledger.trial(record.identity)
+        known = self.ledger.trial(outcome.record.identity)
+        # A job tells of its own time, the ledger of all of it.
+        record = replace(outcome.record, seconds=round(outcome.record.seconds + (known.last.seconds if known is not None else 0.0), 3))
         if record.state != BEGUN or known is None or known.last.attempts != record.attempts:
             self._write(record)
         if record.state == FAILED:
