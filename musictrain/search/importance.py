@@ -39,7 +39,7 @@ class Importance:
 
     Args:
         key: which.
-        mean: fall of R2 when its values are shuffled, more than 1 where that misleads the forest; about 0 or less for one that does not matter.
+        mean: fall of R2 when its values are shuffled, which may be more than there was; about 0 or less for one that does not matter.
         spread: standard deviation of that over the shufflings.
     """
 

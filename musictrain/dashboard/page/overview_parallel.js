@@ -31,11 +31,11 @@
     return { name: parts[parts.length - 1], under: parts.slice(0, -1).slice(-2).join(".") };
   }
 
-  function numberAxis(key, name, under, values) {
+  function numberAxis(key, name, under, values, wantsLog) {
     const known = values.filter(M.isNumber);
     const low = known.reduce((one, other) => Math.min(one, other), Infinity);
     const high = known.reduce((one, other) => Math.max(one, other), -Infinity);
-    const log = low > 0 && high / low >= LOG_FROM;
+    const log = low > 0 && (wantsLog || high / low >= LOG_FROM);
     const bend = (value) => (log ? Math.log(value) : value);
     const width = bend(high) - bend(low);
     const share = (value) => (!M.isNumber(value) ? null : width > 0 ? (bend(value) - bend(low)) / width : 0.5);
@@ -57,10 +57,10 @@
       .filter((setting) => wanted.has(setting.key))
       .map((setting) => {
         const { name, under } = lastParts(setting.key);
-        return setting.kinds ? kindAxis(setting, name, under) : numberAxis(setting.key, name, under, setting.values);
+        return setting.kinds ? kindAxis(setting, name, under) : numberAxis(setting.key, name, under, setting.values, setting.log);
       });
     const metric = data.metrics.find((each) => each.key === view.metric);
-    const part = { min: "lowest", max: "highest", last: "last" }[view.part];
+    const part = { min: "lowest", max: "highest", last: "last" }[view.part] || view.part;
     if (metric) made.push({ ...numberAxis(`result ${metric.key}`, metric.key, part, metric[view.part]), result: true });
     return made;
   }
