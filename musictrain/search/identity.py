@@ -13,30 +13,10 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from musictrain.runs.config_changes import ELSEWHERE
 from musictrain.runs.records import plain
-from musictrain.search.points import Point
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """A point with a seed, which is one trial.
-
-    Args:
-        point: what it tries.
-        seed: its ``seed_everything``.
-        identity: of its configuration; empty where ``error`` says why it has none.
-        error: why no run can have this configuration, such as a width that the heads do not divide.
-    """
-
-    point: Point
-    seed: int
-    identity: str = ""
-    error: str = ""
-
 
 # Beyond where things are, how fast the same is trained and how often it is told.
 NOT_COUNTED = frozenset(
@@ -44,7 +24,15 @@ NOT_COUNTED = frozenset(
         *ELSEWHERE,
         *("trainer.enable_model_summary", "trainer.enable_checkpointing", "trainer.log_every_n_steps", "trainer.profiler"),
         *("trainer.num_sanity_val_steps", "trainer.inference_mode", "trainer.use_distributed_sampler", "trainer.sync_batchnorm"),
-        *("trainer.detect_anomaly", "verbose", "print_config", "weights_only", "data.init_args.num_workers", "data.init_args.pin_memory"),
+        *(
+            "trainer.detect_anomaly",
+            "pause_at",
+            "verbose",
+            "print_config",
+            "weights_only",
+            "data.init_args.num_workers",
+            "data.init_args.pin_memory",
+        ),
     }
 )
 VOCAB_SIZE, TOKENIZER = "model.init_args.network.init_args.vocab_size", "data.init_args.tokenizer"
