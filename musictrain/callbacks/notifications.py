@@ -25,6 +25,7 @@ from musictrain.notifications.messages import EVENTS, Message, number_of
 from musictrain.notifications.outbox import Outbox
 from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert_of
+from musictrain.runs.endings import paused_after
 from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.log_lines import message_of, one_line, shortened
 from musictrain.runs.rollbacks import RolledBack
@@ -151,8 +152,8 @@ class Notifications(Callback):
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Tell why it ended, and wait for that to be sent: nothing of the training is left to be held up."""
-        if isinstance(exception, RolledBack):
-            self.close()  # it goes on, and what was wrong was told
+        if isinstance(exception, RolledBack) or paused_after(exception) is not None:
+            self.close()  # it goes on, and what was wrong was told; or it was asked to rest
             return
         self._tell_failure(exception, trainer.global_step)
 

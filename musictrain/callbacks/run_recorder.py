@@ -3,9 +3,9 @@
     Trainer(logger=RunLogger("runs", "chorales"), callbacks=[RunRecorder()])
 
 Files in the run folder, which is Lightning's ``trainer.log_dir``: ``metrics.jsonl`` (every logged value), ``status.json`` (where it stands,
-every few seconds), ``events.jsonl`` (started, resumed, best, finished, stopped, failed, interrupted), ``train.log`` (messages, warnings,
-tracebacks), ``env.json``, and, where they are known, ``config.yaml``, ``tokenizer.json`` and the data report. A step that a callback has
-vetoed, as MusicalEarlyStopping does, is in none of them the best one.
+every few seconds), ``events.jsonl`` (started, resumed, best, finished, stopped, failed, interrupted, paused), ``train.log`` (messages,
+warnings, tracebacks), ``env.json``, and, where they are known, ``config.yaml``, ``tokenizer.json`` and the data report. A step that a
+callback has vetoed, as MusicalEarlyStopping does, is in none of them the best one.
 
 When: always. Cost: some microseconds a step and a row; threads write. Only the first process does.
 """
@@ -260,11 +260,17 @@ class RunRecorder(Callback):
             self._turn_back(exception)
         elif self._opened:
             ending = ending_of(exception, self._status.status.name if self._status is not None else "")
-            failed = ending.state == "failed"
-            if failed or self._status is not None:
-                log.error("The run was %s.", "ended by an error" if failed else "interrupted", exc_info=exception if failed else None)
+            self._log(ending, exception)
             self._end(ending)
         self._close()
+
+    def _log(self, ending: Ending, exception: BaseException) -> None:
+        if ending.state == "paused":
+            log.info("The run rests. %s", ending.reason)
+        elif ending.state == "failed":
+            log.error("The run was ended by an error.", exc_info=exception)
+        elif self._status is not None:
+            log.error("The run was interrupted.")
 
     def _turn_back(self, exception: RolledBack) -> None:
         """The run goes on, from an earlier version: it has not ended."""

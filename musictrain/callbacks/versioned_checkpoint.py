@@ -59,7 +59,7 @@ from musictrain.runs.writer import RecordWriter
 log = logging.getLogger(__name__)
 
 # Of several reasons at one step, the first of these is told.
-REASONS = ("end", "signal", "validation", "epoch", "step", "time")
+REASONS = ("end", "pause", "signal", "validation", "epoch", "step", "time")
 
 
 class VersionedCheckpoint(FolderCheckpoint):
@@ -283,8 +283,12 @@ class VersionedCheckpoint(FolderCheckpoint):
         if self._io is not None and trainer.global_step > self._saved_step and not trainer.fast_dev_run:  # type: ignore[attr-defined]
             self._save(trainer, "end")
 
+    def pause(self) -> None:
+        """Save after the step just done and its validation, and leave as after a signal; all processes call this at that step."""
+        self._lookout.pausing = True
+
     def _save_pending(self, trainer: Trainer) -> None:
-        reasons = [*self._pending, *(["signal"] if self._lookout.stop else [])]
+        reasons = [*self._pending, *self._lookout.reasons_to_leave(trainer.should_stop)]
         self._pending = {}
         # A run that is stopped leaves from here, and must find the very place again: the epoch's end is not the validation before it.
         if reasons and (self._saved_step != trainer.global_step or "validation" in reasons or self._lookout.stop):

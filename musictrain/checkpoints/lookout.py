@@ -25,15 +25,21 @@ class Lookout:
 
     def __init__(self, triggers: SaveTriggers, margin_minutes: float) -> None:
         self.triggers, self.margin_minutes = triggers, margin_minutes
-        self.stop = 0
-        """Number of the signal that asks all processes to stop, 0 for none."""
+        self.pausing = False
+        """Whether the run is to rest here, as if a SIGTERM had come: all processes know without telling each other."""
+        self._stop = 0
         self._signals = Signals()
         self._rhythm = Rhythm()
         self._time_limit: float | None = None
 
+    @property
+    def stop(self) -> int:
+        """Number of the signal that asks all processes to stop, 0 for none."""
+        return self._stop or (signal.SIGTERM if self.pausing else 0)
+
     def begin(self) -> None:
         """A fit begins."""
-        self.stop, self._rhythm, self._time_limit = 0, Rhythm(), time_limit()
+        self._stop, self.pausing, self._rhythm, self._time_limit = 0, False, Rhythm(), time_limit()
         self.triggers.last_save = time.monotonic()
 
     def listen(self, trainer: Trainer) -> None:
@@ -51,14 +57,19 @@ class Lookout:
         if trainer.world_size > 1 and not self._rhythm.due(step):
             return
         stop, save, clock, late = self._agreed(trainer, step, self._heard())
-        self.stop = stop or (signal.SIGTERM if late else 0)
+        self._stop = stop or (signal.SIGTERM if late else 0)
         self._signals.save = False
         yield from (reason for reason, holds in (("signal", save), ("time", clock)) if holds)
 
     def look_alone(self, trainer: Trainer) -> None:
         """Between the steps, such as after a validation, a single process need not wait for the next one."""
         if trainer.world_size == 1:
-            self.stop = self.stop or self._signals.stop
+            self._stop = self._stop or self._signals.stop
+
+    def reasons_to_leave(self, ends: bool) -> list[str]:
+        """Why the run leaves here, if it does; one that ends anyway does not rest."""
+        self.pausing = self.pausing and not ends
+        return ["pause"] if self.pausing else ["signal"] if self.stop else []
 
     def _heard(self) -> list[int]:
         late = self._time_limit is not None and time.time() >= self._time_limit - 60 * self.margin_minutes

@@ -18,6 +18,7 @@ from musictrain.cli.exits import UsageError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.own_settings import own_settings
 from musictrain.cli.parse_errors import condense, parameters_of
+from musictrain.cli.pausing import PAUSE_AT, add_pausing_argument, pauses_of
 from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import check_same_parts
 from musictrain.cli.run_defaults import Announcement, default_callbacks, loggers_of, measuring_options, run_name
@@ -107,6 +108,7 @@ class MusicCLI(LightningCLI):
         parser.add_argument("--name", type=str | None, default=None, help="What the run's folder is named after.")
         add_device_arguments(parser)
         add_starting_arguments(parser)
+        add_pausing_argument(parser)
         parser.set_defaults({"model": "musictrain.MusicModule", "data": "musictrain.MusicDataModule"})
         parser.link_arguments("data", VOCAB_SIZE, compute_fn=self._vocab_size, apply_on="instantiate")
 
@@ -196,7 +198,8 @@ class MusicCLI(LightningCLI):
         rolling_back.fit(self.trainer, **options)
 
     def _callbacks(self, settings: Any, recorder: RunRecorder, announcement: Announcement) -> list[Callback]:
-        return default_callbacks(settings.get("callbacks"), settings, recorder, announcement, self.settings.get("global_batch_tokens"))
+        every = default_callbacks(settings.get("callbacks"), settings, recorder, announcement, self.settings.get("global_batch_tokens"))
+        return [*pauses_of(self.settings.get(PAUSE_AT), every, self.config_init[self._command].get("ckpt_path")), *every]
 
     def _announcement(self) -> Announcement:
         """What is said before the first step; on the way a run that begins with another's weights takes them."""
@@ -235,10 +238,12 @@ class MusicCLI(LightningCLI):
     def resolved_config(self) -> str:
         """The configuration with every default filled in, as YAML that ``--config`` takes; ``runs`` is where the file lies.
 
+        Where it is to rest is no part of what it is.
+
         Secrets are hidden in it: it is written down with the run and its versions.
         """
         text = self._parser(self._command).dump(self.settings, skip_none=False, skip_validation=True)
-        config = hidden_config({key: value for key, value in yaml.safe_load(text).items() if key != "runs"})
+        config = hidden_config({key: value for key, value in yaml.safe_load(text).items() if key not in ("runs", PAUSE_AT)})
         network = ((config.get("model") or {}).get("init_args") or {}).get("network")
         size = getattr(getattr(self.model, "network", None), "vocab_size", None)
         if isinstance(network, dict) and "vocab_size" in parameters_of(network["class_path"]) and size is not None:

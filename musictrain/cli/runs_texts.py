@@ -14,7 +14,7 @@ from musictrain.runs import standing
 
 COLOURS = {
     **dict.fromkeys(("starting", "training", "validating", "sampling", "saving"), "36"),
-    **{"finished": "32", "stopped": "33", "interrupted": "33", "failed": "31", "stale": "35"},
+    **{"finished": "32", "stopped": "33", "interrupted": "33", "paused": "33", "failed": "31", "stale": "35"},
 }
 
 

@@ -19,15 +19,15 @@ from musictrain.cli.recipes import recipes, with_recipes
 from musictrain.cli.version_choice import version_of
 from musictrain.dashboard.settings import read_config
 from musictrain.runs import RunFolder, find_run
+from musictrain.runs.endings import paused_after
 from musictrain.runs.folder import BEST_METRIC
 from musictrain.runs.index import update_run
+from musictrain.runs.processes import BEGIN_IN
 from musictrain.runs.status import Status, read_status
 from musictrain.runs.summary import shown, summary
 from musictrain.runs.train_log import TrainLog
 
 log = logging.getLogger(__name__)
-
-BEGIN_IN = "MUSICTRAIN_RUN_FOLDER"
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -118,8 +118,12 @@ def start(command: str, words: list[str], train_log: TrainLog, folder: Path | No
 
 
 def how_it_ended(stop: BaseException, train_log: TrainLog) -> int:
-    """The exit status of a run that was stopped, and a word on where it can go on; Lightning exits with 1 after Ctrl-C, 0 after SIGTERM."""
+    """The exit status of a run that was stopped or rests, and where it can go on; Lightning exits with 1 after Ctrl-C, 0 after SIGTERM."""
     code = stop.code if isinstance(stop, SystemExit) else None
+    if (rests := paused_after(stop)) is not None:
+        run = f", in {shown(train_log.path.parent)}" if train_log.path is not None else ""
+        print(f"The run rests after {rests:,} steps{run}. Go on with: {program()} resume RUN")
+        return FINISHED
     interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt) or code == INTERRUPTED
     terminated = not interrupted and (type(stop).__name__ == "SIGTERMException" or code == TERMINATED)
     if not (terminated or interrupted):

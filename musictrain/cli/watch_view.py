@@ -19,7 +19,8 @@ Line = list[tuple[str, str]]
 
 STATE_STYLES = {
     **dict.fromkeys(("starting", "training", "validating", "sampling", "saving"), "bold cyan"),
-    **{"finished": "bold green", "stopped": "bold yellow", "interrupted": "bold yellow", "failed": "bold red", STALE: "bold magenta"},
+    **dict.fromkeys(("stopped", "interrupted", "paused"), "bold yellow"),
+    **{"finished": "bold green", "failed": "bold red", STALE: "bold magenta"},
 }
 STEPS = "▁▂▃▄▅▆▇█"
 PLAIN_STEPS = "_.-=+*#@"

@@ -13,14 +13,14 @@ from musictrain.runs.eta import TimeLeft
 from musictrain.runs.folder import RunFolder, number
 from musictrain.runs.rows import RowReader, is_marker, step_of, values_of
 from musictrain.runs.standing import LOSS, SCORE, Standing
-from musictrain.runs.status import STALE, Status, read_status
+from musictrain.runs.status import ENDED, STALE, Status, read_status
 
 MOST_POINTS = 4000
 READ_WHOLE_BYTES = 4 << 20
 SAMPLES, SAMPLE_BYTES = 48, 32 << 10
 MOST_EVENTS = 200
 QUIET_EVENTS = ("alert", "log")
-STATE_AFTER = {"finished": "finished", "failed": "failed", "interrupted": "interrupted", "stopped": "stopped"}
+STATE_AFTER = {state: state for state in ENDED}
 
 
 class Curve:

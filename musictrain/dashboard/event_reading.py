@@ -10,6 +10,7 @@ from typing import Any
 
 from musictrain.runs.folder import RunFolder
 from musictrain.runs.rows import RowReader
+from musictrain.runs.status import ENDED
 
 BLOCK_BYTES = 1 << 20
 MOST_ALERTS = 300
@@ -121,7 +122,7 @@ class EventReader:
             self._actions.append({"step": row["step"], "event": event, "text": clean(text, 120)})
         if event in ("started", "resumed"):
             self.last_state = "training"
-        elif event in ("finished", "stopped", "failed", "interrupted"):
+        elif event in ENDED:
             self.last_state = event
         if event not in ("alert", "log"):
             self.num_events += 1

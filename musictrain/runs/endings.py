@@ -5,7 +5,9 @@ from __future__ import annotations
 import errno
 import signal
 from dataclasses import dataclass, field
+from typing import Any
 
+PAUSED_AFTER = "musictrain_paused_after"
 MEMORY = ("out of memory", "cannot allocate memory", "can't allocate memory", "defaultcpuallocator")
 
 
@@ -14,7 +16,7 @@ class Ending:
     """How a run ended.
 
     Args:
-        state: ``finished``, ``stopped``, ``failed`` or ``interrupted``.
+        state: ``finished``, ``stopped``, ``failed``, ``interrupted`` or ``paused``.
         reason: why, empty if it simply finished.
         advice: what to do, empty if nothing.
         by_guard: whether it was stopped for its health.
@@ -38,6 +40,8 @@ def ending_of(error: BaseException, run: str, resume: str = "musictrain resume")
     Ending(state='interrupted', reason='Ctrl-C', advice='Go on with: musictrain resume a-run')
     """
     go_on = f"{resume} {run}"
+    if (step := paused_after(error)) is not None:
+        return Ending("paused", f"It was asked to rest after {step:,} steps.", f"Go on with: {go_on}")
     if isinstance(error, KeyboardInterrupt | SystemExit):
         return Ending("interrupted", _signal_of(error), f"Go on with: {go_on}")
     reason = f"{type(error).__name__}: {error}"
@@ -46,6 +50,18 @@ def ending_of(error: BaseException, run: str, resume: str = "musictrain resume")
     if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return Ending("failed", reason, f"Make room on the disk. Then: {go_on}")
     return Ending("failed", reason, f"The traceback is in train.log. Once the cause is mended: {go_on}")
+
+
+def mark_paused(error: BaseException, step: int) -> None:
+    """Note on the exception by which a fit leaves that it was only asked to rest after ``step`` optimizer steps."""
+    marked: Any = error
+    setattr(marked, PAUSED_AFTER, step)
+
+
+def paused_after(error: BaseException) -> int | None:
+    """The optimizer steps after which a fit that left by this exception rests; None if it does not."""
+    step = getattr(error, PAUSED_AFTER, None)
+    return step if isinstance(step, int) else None
 
 
 def _signal_of(error: BaseException) -> str:

@@ -19,7 +19,7 @@ from musictrain.runs.index_metrics import Extent, Place, read_extents
 from musictrain.runs.labels import read_labels
 from musictrain.runs.lineage import Parent, parents_of
 from musictrain.runs.records import read_records
-from musictrain.runs.status import Status, read_status
+from musictrain.runs.status import ENDED, Status, read_status
 
 ReadConfig = Callable[[Path], Any]
 """Reads a ``config.yaml``. Handed in: YAML is not in the standard library."""
@@ -28,7 +28,7 @@ FILES = ("status.json", "metrics.jsonl", "events.jsonl", "labels.json", "lineage
 OF_STANDING = {"status.json", "metrics.jsonl", "events.jsonl"}
 THAT_MAKE_A_RUN = {"config.yaml", "env.json", "metrics.jsonl"}
 MISSING = "-"
-STATE_AFTER = {"finished": "finished", "failed": "failed", "interrupted": "interrupted", "stopped": "stopped"}
+STATE_AFTER = {state: state for state in ENDED}
 LARGEST = 2**63 - 1
 MOST_LEAVES = 20_000
 

@@ -18,7 +18,7 @@ from typing import Any
 from musictrain.runs.records import plain
 
 ACTIVE = ("starting", "training", "validating", "sampling", "saving")
-ENDED = ("finished", "stopped", "failed", "interrupted")
+ENDED = ("finished", "stopped", "failed", "interrupted", "paused")
 STALE = "stale"
 HEARTBEAT_SECONDS = 5.0
 # A heartbeat can be late: a disk that is full, a clock that was set, a laptop that slept.
@@ -31,7 +31,8 @@ class Status:
 
     Args:
         name: of the run's folder.
-        state: one of ``ACTIVE`` or ``ENDED``; ``stopped`` is a run that a rule ended before its time.
+        state: one of ``ACTIVE`` or ``ENDED``; ``stopped`` is a run that a rule ended before its time,
+            ``paused`` one that was asked to rest after a step and goes on by ``resume``.
         step: optimizer steps done.
         total: steps in all, None without such a limit.
         epoch: from 0.

@@ -204,7 +204,7 @@ def test_every_option_of_lightnings_cli_is_there(config_file: Path, monkeypatch:
     lightnings, ours = options_of(plain), options_of(Unstarted("fit", words))
     assert lightnings - ours == set()
     beginning = {"init_from", "init_vocabulary", "init_optimizer"}
-    assert ours - lightnings == {"runs", "name", "matmul_precision", "timeout_minutes", "global_batch_tokens", *beginning}
+    assert ours - lightnings == {"runs", "name", "matmul_precision", "timeout_minutes", "global_batch_tokens", "pause_at", *beginning}
 
 
 class Settings(dict):  # type: ignore[type-arg]

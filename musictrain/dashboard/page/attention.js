@@ -7,6 +7,7 @@
   const ENDINGS = {
     failed: "The run failed.",
     interrupted: "The run was interrupted.",
+    paused: "The run rests.",
     stopped: "A rule ended the run before its time.",
   };
 

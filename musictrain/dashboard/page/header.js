@@ -4,7 +4,7 @@
 (function (M) {
   const SILENCE_SECONDS = 60;
   const ACTIVE = ["starting", "training", "validating", "sampling", "saving"];
-  const TONES = { finished: "good", stopped: "warn", failed: "bad", interrupted: "warn", stale: "bad" };
+  const TONES = { finished: "good", stopped: "warn", failed: "bad", interrupted: "warn", paused: "warn", stale: "bad" };
   const WORDS = { stopped: "stopped by a rule", unknown: "no heartbeat" };
   const MIB = 1048576;
 

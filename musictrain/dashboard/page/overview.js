@@ -9,7 +9,7 @@
   const FIRST_CHOSEN = 5;
   const MOST_TAGS = 12;
   const ACTIVE = ["starting", "training", "validating", "sampling", "saving"];
-  const TONES = { finished: "good", stopped: "warn", interrupted: "warn", failed: "bad", stale: "warn" };
+  const TONES = { finished: "good", stopped: "warn", interrupted: "warn", paused: "warn", failed: "bad", stale: "warn" };
   const COLUMNS = [
     ["name", "Run"],
     ["state", "State"],

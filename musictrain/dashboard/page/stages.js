@@ -6,7 +6,7 @@
   const EVERY_MS = 3000;
   const EVERY_MS_QUIET = 60000;
   const SILENT_SECONDS = 60;
-  const TONES = { finished: "good", stopped: "warn", interrupted: "warn", failed: "bad", stale: "warn" };
+  const TONES = { finished: "good", stopped: "warn", interrupted: "warn", paused: "warn", failed: "bad", stale: "warn" };
   const ACTIVE = ["starting", "training", "validating", "sampling", "saving"];
   let data = null;
   let timer = 0;
