@@ -32,6 +32,7 @@ COMMANDS = (
     Command("fit", "Train", "train a model; every option of Lightning's CLI", "musictrain.cli.training"),
     Command("resume", "Train", "go on with a run", "musictrain.cli.resume"),
     Command("stages", "Train", "several trainings as one; goes on wherever it was killed", "musictrain.cli.stages"),
+    Command("search", "Train", "hyper-parameters by whole runs; goes on wherever it was killed", "musictrain.cli.search"),
     Command("validate", "Train", "the likelihood on the validation split", "musictrain.cli.training"),
     Command("test", "Train", "the likelihood on the test split", "musictrain.cli.training"),
     Command("predict", "Train", "run the model's predict step over the data", "musictrain.cli.training"),

@@ -29,12 +29,13 @@ from tests.cli.tiny import tiny_config, type_command, write_config
 
 # Of an epoch of some batches; a validation, the middle of what two validations enclose, and an epoch's end are among them.
 STEPS, EVERY = 9, 3
+SILENT = {"class_path": "musictrain.callbacks.WriteSamples", "init_args": {"num": 0, "continuations": 0}}
 
 
 def config_of(corpus: Path, folder: Path, **trainer: Any) -> Path:
     config = tiny_config(corpus)
     config["trainer"] |= {"max_steps": STEPS, "val_check_interval": EVERY, "log_every_n_steps": 1, "callbacks": [], **trainer}
-    config["trainer"]["callbacks"] = [{"class_path": "tests.search.silent.Silent"}]
+    config["trainer"]["callbacks"] = [SILENT]
     config["model"]["init_args"]["network"]["init_args"]["dropout"] = 0.2
     return write_config(folder / "pausing.yaml", config)
 
@@ -68,7 +69,7 @@ def test_what_rested_ends_in_the_same_bits_and_has_logged_the_same(tmp_path: Pat
     file = config_of(corpus, tmp_path, accumulate_grad_batches=accumulate, val_check_interval=EVERY * accumulate)
     whole, parted = rested(capsys, file, tmp_path / "whole", []), rested(capsys, file, tmp_path / "parted", [EVERY, EVERY + 2, 2 * EVERY])
     ends = [load(list_versions(run.checkpoints)[-1].path) for run in (whole, parted)]
-    assert list(differences(*ends, (*NOT_COMPARED, "['callbacks']['Silent']"))) == []
+    assert list(differences(*ends, (*NOT_COMPARED, "['callbacks']['WriteSamples']"))) == []
     ours, theirs = logged(whole), logged(parted)
     assert {row["step"] for row in ours if "val/loss" in row} == {EVERY, 2 * EVERY, 3 * EVERY}
     assert ours == theirs
