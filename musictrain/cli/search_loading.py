@@ -36,6 +36,7 @@ class Loaded:
     """A search that could be meant.
 
     Args:
+        typed: the definition as it was typed.
         definition: with its keys in full and all its rungs, once ``config`` is known; before that as it was typed.
         folder: where it is written down, beside its runs.
         base: what lies under every point.
@@ -46,6 +47,7 @@ class Loaded:
         notes: what there is to say.
     """
 
+    typed: Definition
     definition: Definition
     folder: SearchFolder
     base: Base
@@ -85,30 +87,42 @@ def load(options: argparse.Namespace) -> Loaded:
     Raises:
         UsageError: for anything in it that cannot work.
     """
-    definition = definition_of(options)
+    typed = as_typed(options)
     try:
-        base = base_of(definition)
-        folder = SearchFolder(Path(options.runs) / definition.name)
-        if RunFolder(folder.path).is_run():
-            raise SearchError(f"{folder.path} is the folder of a run already. Give the search another name: --name.")
+        return completed(typed, read_known(typed.folder.points))
+    except SearchError as error:
+        raise UsageError(str(error)) from error
+
+
+def as_typed(options: argparse.Namespace) -> Loaded:
+    """The search of a command line, of which nothing else is known.
+
+    Raises:
+        UsageError: for anything that cannot be meant.
+    """
+    definition = definition_of(options)
+    folder = SearchFolder(Path(options.runs) / definition.name)
+    if RunFolder(folder.path).is_run():
+        raise UsageError(f"{folder.path} is the folder of a run already. Give the search another name: --name.")
+    try:
         check_size(definition)
-        return completed(Loaded(definition, folder, base), read_known(folder.points))
+        return Loaded(definition, definition, folder, base_of(definition))
     except SearchError as error:
         raise UsageError(str(error)) from error
 
 
 def completed(loaded: Loaded, known: Known) -> Loaded:
-    """A search, as it was typed, with everything that is known of it.
+    """A search with everything that is known of it.
 
     Raises:
         SearchError: for a key that is not known, rungs that cannot be, more trials than there may be, or another search of this name.
     """
     fingerprint = loaded.base.fingerprint
+    check_same_search(loaded.folder, loaded.typed, fingerprint)
     config = known.bases.get(fingerprint)
     if config is None:
         return loaded
-    definition, notes = with_rungs(in_full(loaded.definition, config), config)
-    check_same_search(loaded.folder, definition, fingerprint)
+    definition, notes = with_rungs(in_full(loaded.typed, config), config)
     loaded = replace(loaded, definition=definition, config=config, notes=tuple(notes))
     points = known.spaces.get(space_fingerprint(definition, values_under(config)))
     if points is None:

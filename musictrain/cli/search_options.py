@@ -44,7 +44,6 @@ class SearchParser(CommandParser):
         if rest and not rest[0].startswith("-"):
             raise UsageError(f"Unexpected argument {rest[0]}. See `{self.prog} --help`.")
         options.overrides = rest
-        options.own_options = sorted(self._option_string_actions)
         return options
 
 
