@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from musictrain.runs.eta import TimeLeft
 from musictrain.search.definition import Definition
-from musictrain.search.ledger import Ledger, Trial
+from musictrain.search.ledger import Ledger
 from musictrain.search.plan import Planned, Rung, course, is_settled
 from musictrain.search.rules import Field, rule_of
 
@@ -77,7 +77,7 @@ class Running:
 
     Args:
         step: that it has come to.
-        seconds: since it began this time.
+        seconds: of training so far, over all its attempts.
     """
 
     step: int = 0
@@ -106,7 +106,7 @@ def time_left(
     if rungs[-1].keep is not None:
         return TimeLeft(0.0, 0.0, 0.0)
     running, slots = running or {}, max(definition.slots if slots is None else slots, 1)
-    own = {identity: pace for identity, trial in ledger.trials.items() if (pace := pace_of(trial)) is not None}
+    own = {identity: pace for identity, trial in ledger.trials.items() if (pace := trial.seconds_per_step) is not None}
     paces = [*own.values(), *(each.seconds / each.step for each in running.values() if each.step > 0 and each.seconds > 0)]
     paces = paces or ([] if seconds_per_step is None else [seconds_per_step])
     if not paces:
@@ -117,11 +117,6 @@ def time_left(
     unsure = (_spread(paces) + SPREAD) * now + (_spread(paces) + SPREAD_TO_COME) * later
     whole = now + later
     return TimeLeft(whole, whole**2 / (whole + unsure) if whole else 0.0, whole + unsure)
-
-
-def pace_of(trial: Trial) -> float | None:
-    """Seconds of one step of a trial, starts included; None if it has not told, as a run that was only reused."""
-    return trial.last.seconds / trial.step if trial.step and trial.last.seconds > 0 else None
 
 
 def makespan(jobs: Sequence[float], slots: int) -> float:

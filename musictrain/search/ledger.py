@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -44,7 +43,7 @@ class Record:
         values: of the objectives at that step, by metric; nan where one is not finite.
         reason: why it failed, or what pruned it.
         attempts: processes that have worked at it so far.
-        seconds: that they took.
+        seconds: that all of them took, starts included.
         host: where the last one ran.
         time: of the record, seconds since 1970.
     """
@@ -76,11 +75,13 @@ class Trial:
         last: what was said last.
         at: what it measured, by step.
         ended: the step at which it ended by itself, None if it has not.
+        given: steps that an earlier run has given it, which took none of its seconds.
     """
 
     last: Record
     at: dict[int, Mapping[str, float]] = field(default_factory=dict)
     ended: int | None = None
+    given: int = 0
 
     @property
     def failed(self) -> bool:
@@ -102,11 +103,19 @@ class Trial:
         """Whether nothing is left to train up to a step."""
         return self.failed or self.values_at(step) is not None
 
+    @property
+    def seconds_per_step(self) -> float | None:
+        """Its pace, starts included; None if it has not told, as a run that was only reused."""
+        steps = self.step - self.given
+        return self.last.seconds / steps if steps > 0 and self.last.seconds > 0 else None
+
     def take(self, record: Record) -> None:
         """Learn of a later record."""
         self.last = record
         if record.state in (REACHED, FINISHED, REUSED):
             self.at[record.step] = record.values
+        if record.state == REUSED and not record.seconds:
+            self.given = max(self.given, record.step)
         if record.state == FINISHED:
             self.ended = record.step
 
@@ -202,10 +211,3 @@ class LedgerWriter:
         """Give the file back; a later record opens it again."""
         with contextlib.suppress(OSError):
             self._records.close()
-
-
-def same_values(one: Mapping[str, float] | None, other: Mapping[str, float] | None) -> bool:
-    """Whether two measurements are the same to the bit, nan like nan."""
-    if one is None or other is None:
-        return one is other
-    return one.keys() == other.keys() and all(one[key] == other[key] or (math.isnan(one[key]) and math.isnan(other[key])) for key in one)
