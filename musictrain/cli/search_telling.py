@@ -46,7 +46,8 @@ class Told:
     def __init__(self, trials: Trials, display: Callable[[Callable[[], SearchStanding | None]], Display] = new_display) -> None:
         self._trials, self._definition, self._folder = trials, trials.definition, trials.folder
         self._data = SearchData(self._folder.path, self._folder.name)
-        self._new_display, self._display = display, None
+        self._new_display = display
+        self._display: Display | None = None
         self._began = time.monotonic()
         self._jobs: tuple[Job, ...] = ()
         self._standing: SearchStanding | None = None

@@ -77,8 +77,8 @@
       fact("Trials done", `${M.count(told.done)} of ${M.count(told.trials)}`, told.reused ? `${M.count(told.reused)} of them were known before` : null),
       fact("Rung", data.rungs.length > 1 && told.rung ? `${told.rung} of ${data.rungs.length}` : "–", told.rung ? `${M.count(data.rungs[told.rung - 1])} steps` : null),
       fact("Running", M.count(told.running), told.slots ? `${M.count(told.slots)} at a time` : null),
-      fact("Failed", M.count(data.facts.failed), told.failed ? "reasons below" : null),
-      fact("Time so far", M.roughly(told.elapsed), null),
+      fact("Failed", M.count(told.failed), told.failed ? told.failed === 1 ? "its reason is below" : "reasons below" : null),
+      fact("Trained so far", M.roughly(told.elapsed), "all trials together"),
       fact("Time left", going() && told.left ? `about ${M.roughly(told.left[0])}` : "–", going() && told.left ? `${M.roughly(told.left[1])} to ${M.roughly(told.left[2])}, ends ${M.moment(data.written + told.left[0])}` : null),
     ];
     M.byId("facts").replaceChildren(...facts);

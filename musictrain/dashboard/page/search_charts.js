@@ -3,6 +3,8 @@
 
 (function (M) {
   const MOST_CHARTS = 16;
+  const FEW_VALUES = 6;
+  const MANY_POINTS = 150;
   const view = { logResult: false, logX: false, logY: false };
   const drawn = new Map();
 
@@ -75,7 +77,7 @@
       text: points.map((point) => hover(data, point, objective)),
       hovertemplate: "%{text}<extra></extra>",
       error_y: error,
-      marker: { size: points.map((point) => (places.has(point.index) ? 11 : 7)), opacity: points.map((point) => (places.has(point.index) ? 1 : 0.75)), color: paint.map((colour, place) => (full[place] ? colour : M.colour("card"))), line: { color: paint, width: 1.6 } },
+      marker: { size: points.map((point) => (places.has(point.index) ? 11 : points.length > MANY_POINTS ? 5 : 7)), opacity: points.map((point) => (places.has(point.index) ? 1 : 0.75)), color: paint.map((colour, place) => (full[place] ? colour : M.colour("card"))), line: { color: paint, width: 1.6 } },
     };
   }
 
@@ -88,6 +90,20 @@
 
   // ---- the result against each setting
 
+  // Kinds, and numbers of which there are few, stand beside one another where they would hide one another.
+  function along(parameter, values) {
+    const numeric = values.every(M.isNumber);
+    if (numeric && new Set(values).size > FEW_VALUES) {
+      const log = parameter.log && values.every((value) => value > 0);
+      return { x: values, scale: { type: log ? "log" : "linear", nticks: 6, tickformat: log ? "~g" : ",~g" } };
+    }
+    const texts = values.map(M.valueText);
+    const order = numeric ? [...new Set(values)].sort((one, other) => one - other).map(M.valueText) : [...new Set(texts)].sort();
+    const width = values.length > 12 ? 0.36 : 0;
+    const x = texts.map((text, place) => order.indexOf(text) + width * (((place * 0.618034) % 1) - 0.5));
+    return { x, scale: { tickvals: order.map((_, place) => place), ticktext: order.map(plain), range: [-0.5, order.length - 0.5], tickangle: order.length > 4 ? undefined : 0 } };
+  }
+
   function parameterChart(data, parameter, points, objective, chosen, onPick) {
     const host = M.byId("charts");
     let card = [...host.children].find((each) => each.dataset.key === parameter.key);
@@ -98,16 +114,13 @@
     const plot = card.querySelector(".plot");
     const some = points.filter((point) => point.values[parameter.key] !== undefined && point.values[parameter.key] !== null);
     const values = some.map((point) => point.values[parameter.key]);
-    const numeric = values.every(M.isNumber);
-    const x = numeric ? values : values.map((value) => plain(M.valueText(value)));
-    const few = numeric && new Set(values).size <= 6;
     const metric = data.objectives[objective].metric;
     plot.setAttribute("aria-label", `${metric} against ${parameter.name}, ${M.count(some.length)} points`);
-    const kind = !numeric ? "category" : parameter.log && values.every((value) => value > 0) ? "log" : "linear";
-    const ticks = few ? { tickvals: [...new Set(values)], ticktext: [...new Set(values)].map((value) => M.number(value, 3)) } : { nticks: 6, tickformat: kind === "log" ? "~g" : ",~g", exponentformat: "power" };
+    const { x, scale } = along(parameter, values);
     const signature = [parameter.key, metric, view.logResult, some.map((point) => [point.name, point.step, point.state, point.results[objective]]), chosen.map(({ run, place }) => [run.name, place])];
     const y = some.map((point) => point.results[objective][0]);
-    const fresh = draw(plot, signature, () => [dots(data, some, objective, chosen, x, y, intervals(some, objective))], () => layout(`${parameter.key}${metric}${view.logResult}`, { type: kind, showgrid: false, showline: true, ticks: "outside", ticklen: 4, tickcolor: M.colour("line"), ...ticks, ...(kind === "category" ? { categoryorder: "category ascending", tickvals: undefined } : {}) }, { type: view.logResult ? "log" : "linear", nticks: 6, tickformat: ",~g" }));
+    const result = { type: view.logResult ? "log" : "linear", nticks: 6, tickformat: ",~g" };
+    const fresh = draw(plot, signature, () => [dots(data, some, objective, chosen, x, y, intervals(some, objective))], () => layout(`${parameter.key}${metric}${view.logResult}`, { showgrid: false, showline: true, ticks: "outside", ticklen: 4, tickcolor: M.colour("line"), ...scale }, result));
     if (fresh && !plot.dataset.listens) {
       plot.dataset.listens = "yes";
       plot.on("plotly_click", (event) => onPick(event.points[0].customdata));
