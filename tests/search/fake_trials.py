@@ -18,7 +18,7 @@ from musictrain.search.definition import Definition, Objective, Rule
 from musictrain.search.folder import SearchFolder
 from musictrain.search.plan import Planned
 from musictrain.search.points import Point
-from musictrain.search.trial_job import Task
+from musictrain.search.trial_job import Outcome, Task, train
 from tests.checkpoints.small_versions import write_version
 
 LAST, EVERY = 9, 3
@@ -122,3 +122,8 @@ def task_of(folder: SearchFolder, x: float = 1.0, to_step: int = LAST, **more: A
     facts: dict[str, Any] = {"words": (f"x={json.dumps(x)}",), "to_step": to_step, "last_step": LAST, "objectives": (Objective(),), **more}
     run = f"{folder.name}-{trial.identity[:8]}"
     return Task(str(folder.path.resolve()), run, trial.identity, {"x": x}, 0, **facts)
+
+
+def train_at_once(task: Task) -> Outcome:
+    """A job whose trial is none, for workers that have to import it."""
+    return train(task, FakeTrials())
