@@ -136,6 +136,7 @@ def _add_list(parser: CommandParser) -> None:
     parser.add_argument("--reverse", action="store_true", help="the other way round")
     parser.add_argument("--columns", metavar="A,B,...", help="which values to show, such as state,val/loss.min,lr")
     parser.add_argument("--limit", type=positive, metavar="N", help="at most N runs")
+    parser.add_argument("--trials", action="store_true", help="each trial of a search, not one line for all")
     parser.add_argument("--sql", metavar="QUERY", help="ask the index in SQL instead (reading only)")
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 from musictrain.cli.exits import FINISHED, CommandError, UsageError
 from musictrain.cli.runs_query import ALIASES, HIDDEN, TIMES, Row, Runs, parse_condition
+from musictrain.cli.runs_searches import folded, searches_of, words_of
 from musictrain.cli.runs_texts import duration, figure, inert, moment, progress, table
 from musictrain.runs.index import RunIndex
 from musictrain.runs.index_sql import QueryError
@@ -33,6 +34,10 @@ def list_command(options: argparse.Namespace, index: RunIndex) -> int:
     runs = Runs(index)
     rows = selected(runs, options)
     num = len(rows)
+    searches: dict[str, int] = {}
+    if _folds(options):
+        rows, searches = folded(rows, searches_of(index), unfold=options.trials)
+    lines = len(rows)
     rows = rows[: options.limit]
     columns = columns_of(options.columns)
     if options.columns is None and any(COMPOSED["left"](row) for row in rows):
@@ -44,8 +49,14 @@ def list_command(options: argparse.Namespace, index: RunIndex) -> int:
         print(nothing_found(runs, options))
         return FINISHED
     print("\n".join(lines_of(runs, rows, columns)))
-    print(footing(runs, num, len(rows), options))
+    print(footing(runs, num, num if len(rows) == lines else len(rows), options, words_of(searches, unfold=options.trials)))
     return FINISHED
+
+
+def _folds(options: argparse.Namespace) -> bool:
+    """Whether trials stand behind their searches: not for programs, nor where somebody looks for certain runs or values."""
+    asked = (options.tag, options.state, options.name, options.where, options.columns)
+    return not options.json and not any(asked)
 
 
 def selected(runs: Runs, options: argparse.Namespace) -> list[Row]:
@@ -148,10 +159,11 @@ def nothing_found(runs: Runs, options: argparse.Namespace) -> str:
     return f"None of {len(runs.rows):,} runs fits{more}.{hint}"
 
 
-def footing(runs: Runs, num: int, num_shown: int, options: argparse.Namespace) -> str:
+def footing(runs: Runs, num: int, num_shown: int, options: argparse.Namespace, searches: str = "") -> str:
     """How many there are, and how many are not shown."""
     archived = sum(bool(row["archived"]) for row in runs.rows)
     words = [f"{num:,} run{'s' if num != 1 else ''} in {shown(options.runs)}"]
+    words += [searches] if searches else []
     words += [f"{num_shown:,} shown"] if num_shown < num else []
     words += [f"{archived:,} archived"] if archived and options.archived == "no" else []
     return ", ".join(words) + "."

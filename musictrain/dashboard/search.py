@@ -57,7 +57,7 @@ class SearchData:
         """
         left_out: list[str] = []
         points = self._points(told["points"], left_out)
-        failures = told["failures"][:MOST_FAILURES]
+        failures = [{**each, "page": self._has_page(each["run"])} for each in told["failures"][:MOST_FAILURES]]
         if len(failures) < len(told["failures"]):
             left_out.append(f"{len(told['failures']) - len(failures):,} of {len(told['failures']):,} failures")
         data = {
