@@ -23,6 +23,7 @@ from musictrain.cli.search_options import parser
 from musictrain.search.asking import Asking, Refused, value_of
 from musictrain.search.definition import SearchError
 from musictrain.search.plan import Planned
+from musictrain.search.reading import write_yaml
 from musictrain.search.resolving import Base, add_known, read_known, records_of_identities
 from musictrain.search.space import points_of, space_fingerprint
 from musictrain.suggestions import did_you_mean
@@ -141,7 +142,7 @@ class Reader:
         Raises:
             Refused: as ``fit`` says it.
         """
-        self._layer.write_text(yaml.safe_dump(dict(layer), sort_keys=False), encoding="utf-8")
+        self._layer.write_text(write_yaml(dict(layer)), encoding="utf-8")
         words = [*self._words, "--config", str(self._layer)]
         self._cli._arguments = words
         try:

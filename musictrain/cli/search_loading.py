@@ -12,8 +12,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from musictrain.cli.exits import UsageError
 from musictrain.cli.recipes import find_config
 from musictrain.cli.search_typed import definition_of
@@ -24,7 +22,7 @@ from musictrain.search.folder import SearchFolder
 from musictrain.search.keys import dotted, in_full
 from musictrain.search.plan import Planned
 from musictrain.search.points import Point
-from musictrain.search.reading import read_definition, read_yaml
+from musictrain.search.reading import read_definition, read_yaml, write_yaml
 from musictrain.search.resolving import Base, Known, layer_of, read_known, with_rungs
 from musictrain.search.space import check_size, largest_number, space_fingerprint
 
@@ -75,7 +73,7 @@ class Loaded:
         """
         layer = self.folder.layer(identity)
         layer.parent.mkdir(parents=True, exist_ok=True)
-        text = yaml.safe_dump(layer_of(point.values, seed), sort_keys=False, allow_unicode=True)
+        text = write_yaml(layer_of(point.values, seed))
         if not layer.is_file() or layer.read_text(encoding="utf-8") != text:
             atomic_write(layer, text, durable=False)
         return [*self.base.words(self.folder.layers), "--config", str(layer), "--runs", str(self.folder.path.parent)]
@@ -225,7 +223,7 @@ def write_definition(loaded: Loaded) -> None:
         OSError: if it cannot be written.
     """
     told = {**loaded.definition.told(), BASE: loaded.base.fingerprint}
-    atomic_write(loaded.folder.definition, yaml.safe_dump(told, sort_keys=False, allow_unicode=True))
+    atomic_write(loaded.folder.definition, write_yaml(told))
 
 
 def base_of(definition: Definition) -> Base:

@@ -13,6 +13,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
+from musictrain.search.conditions import check_conditions
 from musictrain.search.constraints import read_constraint
 from musictrain.search.definition import Condition, Definition, SearchError
 from musictrain.search.reading import check_keys_once
@@ -34,6 +35,17 @@ def dotted(config: Any, path: str = "") -> dict[str, Any]:
         found[name] = value
         found |= dotted(value, name)
     return found
+
+
+def known_keys(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every key that can be meant: Lightning's own ``optimizer`` at the top says nothing where the model has one.
+
+    >>> known_keys({"optimizer": None, "model": {"optimizer": "AdamW"}})
+    {'model': {'optimizer': 'AdamW'}, 'model.optimizer': 'AdamW'}
+    """
+    every = dotted(config)
+    ends = {key.rpartition(".")[2] for key in every if "." in key}
+    return {key: value for key, value in every.items() if "." in key or value is not None or key not in ends}
 
 
 def full_key(typed: str, known: Mapping[str, Any], varied: Collection[str] = ()) -> str:
@@ -108,7 +120,7 @@ def in_full(definition: Definition, config: Mapping[str, Any]) -> Definition:
     Raises:
         SearchError: for a key that is not known, that may be several, or that is given twice.
     """
-    known = dotted(config)
+    known = known_keys(config)
     names = _names(definition, known)
 
     def renamed(space: Mapping[str, Any]) -> dict[str, Any]:
@@ -127,6 +139,7 @@ def in_full(definition: Definition, config: Mapping[str, Any]) -> Definition:
         when=tuple(Condition(renamed(each.holds_for), renamed(each.space)) for each in definition.when),
     )
     check_keys_once(result)
+    check_conditions(result)
     return replace(result, constraints=tuple(_constraint_in_full(text, result, known) for text in definition.constraints))
 
 

@@ -39,11 +39,21 @@ class _Loader(yaml.SafeLoader):
     """YAML as fit reads it: ``1e-4`` is a number, where YAML 1.1 has a text."""
 
 
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
-    list("-+0123456789."),
-)
+class _Dumper(yaml.SafeDumper):
+    """YAML that fit reads back: the text ``1e-4`` stands in quotes."""
+
+
+for _end in (_Loader, _Dumper):
+    _end.add_implicit_resolver(  # type: ignore[attr-defined]
+        "tag:yaml.org,2002:float",
+        re.compile(r"^[-+]?(?:[0-9][0-9_]*\.?[0-9_]*|\.[0-9_]+)[eE][-+]?[0-9]+$"),
+        list("-+0123456789."),
+    )
+
+
+def write_yaml(told: Any) -> str:
+    """Plain values as a YAML text that ``read_yaml`` and ``fit`` read as what they are."""
+    return yaml.dump(told, Dumper=_Dumper, sort_keys=False, allow_unicode=True)
 
 
 def read_yaml(text: str) -> Any:
