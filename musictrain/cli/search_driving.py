@@ -35,6 +35,9 @@ from musictrain.search.trial_job import Outcome, Task, ask_to_end
 
 log = logging.getLogger(__name__)
 
+MOST_IDLE_ROUNDS = 3
+GO_ON = "The same command goes on where it was."
+
 
 @dataclass(frozen=True)
 class Trials:
@@ -130,6 +133,8 @@ class Driver:
         self._events = Records(self.folder.events)
         self._asked = Asked(self.folder)
         self._halt = ""
+        self._began = time.monotonic()
+        self._before = sum(trial.last.seconds for trial in self.ledger.trials.values()) / trials.definition.slots
 
     def run(self, *, retry_failed: bool = False) -> int:
         """All rounds that are left; gives back the exit status: 0 once nothing is left to do, 130 or 143 if it was asked to end before.
@@ -144,8 +149,11 @@ class Driver:
         try:
             with self._asked.listening(), self._workers as work:
                 self._prepare(retry_failed)
+                idle = 0
                 while isinstance(now := self._next(), Round) and not self._asked.number:
-                    self._do(now, work)
+                    idle = 0 if self._do(now, work) else idle + 1
+                    if idle == MOST_IDLE_ROUNDS:
+                        raise CommandError(f"All trials are asked to end from outside, {idle} times. {GO_ON}")
                 if isinstance(now, Finished):
                     best = now.best
                 return FINISHED if isinstance(now, Finished) else self._interrupted()
@@ -172,18 +180,23 @@ class Driver:
 
     # One round.
 
-    def _do(self, now: Round, work: Work) -> None:
+    def _do(self, now: Round, work: Work) -> int:
+        """Gives back how many of the jobs were not interrupted."""
         self._tell("round", rung=now.rung, step=now.step, jobs=len(now.jobs))
         new = [job for job in now.jobs if self.ledger.trial(job.identity) is None]
         self._write(*(Record(job.identity, dict(job.point.values), job.seed, job.run, time=round(time.time(), 3)) for job in new))
         self._teller.begin(self.ledger, now)
+        done = 0
         for outcome in as_they_come(work, [self._task(job) for job in now.jobs]):
             if outcome is not None:
                 self._take(outcome)
+                done += outcome.record.state != BEGUN
+            self._check_hours()
             self._teller.look(self.ledger)
         if self._halt:
             self._tell("halted", reason=self._halt)
-            raise CommandError(f"{self._halt} The same command goes on where it was.")
+            raise CommandError(f"{self._halt} {GO_ON}")
+        return done
 
     def _task(self, job: Job) -> Task:
         definition, trials = self.trials.definition, self.trials
@@ -212,8 +225,18 @@ class Driver:
         if record.state == FAILED:
             self._tell("failed", trial=record.trial, run=record.run, reason=record.reason)
         self._teller.take(outcome)
-        if outcome.halt and not self._halt:
-            self._halt = outcome.halt
+        self._end_for(outcome.halt)
+
+    def _check_hours(self) -> None:
+        """End where the hours are over that the search may take; before this driver, its trials took theirs, dealt out to the slots."""
+        most = self.trials.definition.most.hours
+        if most is not None and self._before + time.monotonic() - self._began > 3600 * most:
+            self._end_for(f"The {most:g} hours of --most-hours are over.")
+
+    def _end_for(self, reason: str) -> None:
+        """Let no other job begin, and those that are at work save and end; nothing happens without a reason, or for a second one."""
+        if reason and not self._halt:
+            self._halt = reason
             ask_to_end(self.folder, self._asked.stop, signal.SIGTERM)
 
     def _interrupted(self) -> int:

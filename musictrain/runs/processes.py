@@ -42,14 +42,18 @@ Launch = Callable[..., Process]
 
 
 def launch(words: Sequence[str], log: Path, variables: Mapping[str, str], *descriptors: int) -> Process:
-    """A process of the same interpreter, in a session of its own: Ctrl-C reaches it through the driver alone."""
+    """A process of the same interpreter, in a session of its own: Ctrl-C reaches it through the driver alone.
+
+    A variable that is set to nothing is taken away.
+    """
+    environment = {name: value for name, value in {**os.environ, **variables}.items() if value or name not in variables}
     with log.open("ab") as out:
         return subprocess.Popen(
             [sys.executable, "-m", "musictrain", *words],
             stdin=subprocess.DEVNULL,
             stdout=out,
             stderr=subprocess.STDOUT,
-            env={**os.environ, **variables},
+            env=environment,
             start_new_session=True,
             pass_fds=descriptors,
         )

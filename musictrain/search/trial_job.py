@@ -27,13 +27,17 @@ from musictrain.search.devices import VISIBLE, Seat, devices_here
 from musictrain.search.folder import SearchFolder
 from musictrain.search.ledger import BEGUN, FAILED, FINISHED, REACHED, REUSED, Record
 from musictrain.search.objectives import missing, not_finite, values_at
-from musictrain.search.standing import TrialStanding, disk_is_full, killed_by, rows_of, standing_of, why_it_failed
+from musictrain.search.standing import TrialStanding, disk_is_full, rows_of, standing_of, why_it_failed
 
 LOOK_SECONDS = 0.2
 LOCK = ".trial"  # held by the process of a trial for as long as it lives
 MOST_WITHOUT_PROGRESS = 3
 STOPPED_BY_RULE = 3
-ASKED_TO_END = (130, 143)  # the exit status of a trial that has saved and left
+LEFT = (130, 143)  # the exit status of a trial that was asked to end, by whomever, and has saved
+# A trial is no rank of the job that its worker is one of. When that job ends it may know: it saves before.
+OF_A_JOB = ("SLURM_", "PMI", "OMPI_", "TORCHELASTIC_", "JSM_NAMESPACE_")
+OF_A_RANK = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "NODE_RANK", "GROUP_RANK", "MASTER_ADDR", "MASTER_PORT")
+KEPT = ("SLURM_JOB_END_TIME", "SLURM_JOB_ID")
 
 
 @dataclass(frozen=True)
@@ -146,16 +150,16 @@ class TrialJob:
             after = self._standing()
             if after.has_reached(self.task.to_step) or status == STOPPED_BY_RULE:
                 return self._measured(after)
-            if self._asked():
+            if self._asked() or status in LEFT:
                 return self.outcome(BEGUN, asked=True)
             reason = why_it_failed(status, after, self._log, place)
             if disk_is_full(reason):
                 return self.outcome(BEGUN, halt=f"The disk is full. {self.task.run}: {reason}")
             without_progress = without_progress + 1 if after.step <= before.step else 0
-            if status > 0 and status not in ASKED_TO_END:
+            if status >= 0:
                 return self.outcome(FAILED, step=after.step, reason=reason)
             if without_progress >= MOST_WITHOUT_PROGRESS:
-                return self.outcome(FAILED, step=after.step, reason=f"{_words(status)}, {without_progress} times at step {after.step:,}")
+                return self.outcome(FAILED, step=after.step, reason=f"{reason}, {without_progress} times at step {after.step:,}")
 
     def _prepare(self) -> None:
         if not self.folder.path.is_dir():
@@ -201,7 +205,8 @@ class TrialJob:
 
     def _variables(self, before: TrialStanding) -> dict[str, str]:
         threads = str(self.task.threads)
-        variables = {"MUSICTRAIN_RUNS": str(self.folder.path.parent), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
+        variables = dict.fromkeys(of_the_job_around(), "")
+        variables |= {"MUSICTRAIN_RUNS": str(self.folder.path.parent), "OMP_NUM_THREADS": threads, "MKL_NUM_THREADS": threads}
         variables |= {} if before.resumable else {BEGIN_IN: str(self.run_folder.path)}
         return variables | ({VISIBLE: self._seat.device} if self._seat.device else {})
 
@@ -255,8 +260,9 @@ class TrialJob:
         return Outcome(replace(record, **work, time=round(time.time(), 3), **facts), asked, halt)
 
 
-def _words(status: int) -> str:
-    return killed_by(-status) if status < 0 else f"ended from outside with status {status}"
+def of_the_job_around(environment: Mapping[str, str] = os.environ) -> list[str]:
+    """The variables by which Lightning would take a trial for one of several processes: those of whoever has started the worker."""
+    return [name for name in environment if name in OF_A_RANK or (name.startswith(OF_A_JOB) and name not in KEPT)]
 
 
 def ask_to_end(folder: SearchFolder, stop: str, number: int) -> None:

@@ -20,7 +20,7 @@ from musictrain.runs import RunFolder
 from musictrain.runs.lineage import add_parent, parents_of
 from musictrain.runs.records import read_records
 from musictrain.search import trial_job
-from musictrain.search.definition import Definition, Objective
+from musictrain.search.definition import Definition, Most, Objective
 from musictrain.search.folder import SearchFolder
 from musictrain.search.identity import identity_of
 from musictrain.search.ledger import Ledger, read_ledger
@@ -156,6 +156,27 @@ def test_a_metric_that_no_trial_logs_ends_the_search_and_says_what_there_is(tmp_
     assert len(fits.started) < len(XS), "who is next is not begun"
     assert driver_of(tmp_path, definition, FakeTrials(trained=fits.trained)).run() == 0
     assert all(steps == [*range(1, len(steps) + 1)] for steps in fits.trained.values())
+
+
+def test_trials_that_are_ended_from_outside_go_on_and_not_for_ever(tmp_path: Path) -> None:
+    fits = FakeTrials(fate=lambda run, before: (2, 143) if before == 0 else None)
+    assert driver_of(tmp_path, search_of(XS), fits).run() == 0
+    assert all(steps == [*range(1, LAST + 1)] for steps in fits.trained.values())
+    always = FakeTrials(fate=lambda run, before: (2, 143))
+    with pytest.raises(CommandError, match="All trials are asked to end from outside, 3 times"):
+        driver_of(tmp_path / "always", search_of(XS), always).run()
+    assert {state for state, _, _ in told(tmp_path / "always").values()} == {"begun"}, "none of them has failed"
+
+
+def test_a_search_ends_when_its_hours_are_over_and_goes_on_with_more(tmp_path: Path) -> None:
+    definition = search_of(XS)
+    short = Definition(**{**vars(definition), "most": Most(hours=1e-9)})
+    fits = FakeTrials()
+    with pytest.raises(CommandError, match="The 1e-09 hours of --most-hours are over"):
+        driver_of(tmp_path, short, fits).run()
+    assert len(fits.started) < len(XS)
+    assert driver_of(tmp_path, definition, FakeTrials(trained=fits.trained)).run() == 0
+    assert all(steps == [*range(1, LAST + 1)] for steps in fits.trained.values())
 
 
 def test_a_driver_that_dies_between_an_end_and_its_record_reads_it(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from musictrain.runs import RunFolder
 from musictrain.runs.lineage import parents_of
-from musictrain.runs.processes import Slot
+from musictrain.runs.processes import Slot, launch
 from musictrain.search import trial_job
 from musictrain.search.definition import Objective
 from musictrain.search.devices import Seat, devices_here
@@ -72,6 +72,30 @@ def test_a_trial_that_is_killed_goes_on_from_its_last_version(folder: SearchFold
     outcome = train(task_of(folder), fits)
     assert (outcome.record.state, outcome.record.step, outcome.record.attempts) == ("finished", LAST, 6)
     assert [*fits.trained.values()] == [[*range(1, LAST + 1)]]
+
+
+def test_a_trial_is_no_rank_of_the_job_that_its_worker_is_one_of(folder: SearchFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("SLURM_NTASKS", "SLURM_PROCID", "RANK", "WORLD_SIZE", "SLURM_JOB_END_TIME"):
+        monkeypatch.setenv(name, "2")
+    fits = FakeTrials()
+    train(task_of(folder), fits)
+    taken = {name for name, value in fits.variables[0].items() if not value}
+    assert {"SLURM_NTASKS", "SLURM_PROCID", "RANK", "WORLD_SIZE"} <= taken
+    assert "SLURM_JOB_END_TIME" not in fits.variables[0], "it saves before the job's time is up"
+
+
+def test_what_is_set_to_nothing_is_taken_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TAKEN_AWAY", "1")
+    seen: dict[str, str] = {}
+    monkeypatch.setattr(subprocess, "Popen", lambda *args, **options: seen.update(options["env"]))
+    launch(["doctor"], tmp_path / "log", {"TAKEN_AWAY": "", "GIVEN": "2"})
+    assert "TAKEN_AWAY" not in seen
+    assert seen["GIVEN"] == "2"
+
+
+def test_a_trial_that_was_asked_to_end_by_others_has_not_failed(folder: SearchFolder) -> None:
+    outcome = train(task_of(folder), FakeTrials(fate=lambda run, before: (4, 143)))
+    assert (outcome.record.state, outcome.asked, outcome.record.attempts) == ("begun", True, 1)
 
 
 def test_a_trial_that_is_killed_at_one_place_three_times_has_failed(folder: SearchFolder) -> None:
