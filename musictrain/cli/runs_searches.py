@@ -12,19 +12,10 @@ from typing import Any
 
 from musictrain.cli.runs_query import Row
 from musictrain.runs.folder import BEST_METRIC
-from musictrain.runs.index import RunIndex
 from musictrain.runs.status import ACTIVE
 
 NO_RUN = -1
 LEAST_TRIALS = 2
-
-
-def searches_of(index: RunIndex) -> dict[int, str]:
-    """The search that each trial was made by, by the number of the trial's row."""
-    found: dict[int, str] = {}
-    for row in index.select("SELECT run_id, parent FROM run_parents WHERE relation = 'trial of' ORDER BY rowid"):
-        found.setdefault(row["run_id"], row["parent"])
-    return found
 
 
 def folded(rows: Sequence[Row], searches: dict[int, str], *, unfold: bool = False) -> tuple[list[Row], dict[str, int]]:
@@ -32,7 +23,7 @@ def folded(rows: Sequence[Row], searches: dict[int, str], *, unfold: bool = Fals
 
     Args:
         rows: of runs, in the order in which they are shown.
-        searches: see ``searches_of``.
+        searches: by the number of their row, see ``RunIndex.searches``.
         unfold: whether the trials follow the line of their search.
     """
     trials: dict[str, list[Row]] = {}

@@ -70,6 +70,7 @@ def overview_data(index: RunIndex, rows: Sequence[Row], title: str, *, live: boo
         "settings": _limited(_settings(index, kept), BYTES_OF_SETTINGS, MOST_SETTINGS, "settings", left_out),
         **{"curves": {}, "left_out": left_out},
     }
+    data["search_pages"] = _search_pages(index, data["table"]["search"])
     room = MOST_BYTES - SPARE_BYTES - len(script_json(data))
     data["curves"] = _curves(index, kept, room, left_out)
     return data
@@ -88,9 +89,16 @@ def _table(index: RunIndex, rows: Sequence[Row]) -> dict[str, list[Any]]:
     for row in index.select("SELECT run_id, tag FROM run_tags ORDER BY tag"):
         tags.setdefault(row["run_id"], []).append(row["tag"][:LONGEST_TEXT])
     columns["tags"] = [tags.get(row["id"], []) for row in rows]
+    searches = index.searches()
+    columns["search"] = [searches.get(row["id"], "")[:LONGEST_TEXT] for row in rows]
     columns["alerts"] = [row["num_alerts"] or 0 for row in rows]
     columns["page"] = [int(Path(row["path"], "dashboard.html").is_file()) for row in rows]
     return columns
+
+
+def _search_pages(index: RunIndex, searches: Iterable[str]) -> list[str]:
+    """The searches that have a page of their own."""
+    return [name for name in sorted(set(filter(None, searches))) if Path(index.runs_dir, name, "dashboard.html").is_file()]
 
 
 def _shown(value: Any) -> Any:

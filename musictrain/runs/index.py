@@ -202,6 +202,13 @@ class RunIndex:
         """Whether a run lies in the folder of this index."""
         return run.path.parent.resolve() == self.runs_dir
 
+    def searches(self) -> dict[int, str]:
+        """The search that each trial was made by, by the number of the trial's row; not those that have taken it since."""
+        found: dict[int, str] = {}
+        for row in self.select("SELECT run_id, parent FROM run_parents WHERE relation = 'trial of' ORDER BY rowid"):
+            found.setdefault(row["run_id"], row["parent"])
+        return found
+
     def children_of(self, name: str) -> list[dict[str, Any]]:
         """The runs that came from one: ``run``, ``relation``, ``version`` and ``step``."""
         return self.select("SELECT run, relation, version, step FROM lineage WHERE parent = ? ORDER BY run", (name,))

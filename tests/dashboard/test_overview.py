@@ -18,6 +18,7 @@ from musictrain.dashboard.page_files import PAGE, script_json
 from musictrain.runs import RunFolder
 from musictrain.runs.index import RunIndex
 from musictrain.runs.labels import add_tags, set_archived
+from musictrain.runs.lineage import add_parent
 from tests.cli.tiny import type_command
 from tests.runs.some_runs import append, losses, read_json, write_run, write_status
 
@@ -187,3 +188,14 @@ def test_scripts_make_no_html_of_texts() -> None:
     for name in SCRIPTS:
         script = (PAGE / name).read_text(encoding="utf-8")
         assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|\beval\(|new Function", script), name
+
+
+def test_a_trial_is_told_with_the_search_that_made_it_and_whether_that_has_a_page(runs: Path) -> None:
+    for search in ("rates", "later"):
+        add_parent(RunFolder(runs / "a"), "trial of", search)
+    data = data_of(runs)
+    assert data["table"]["search"] == ["rates", ""]
+    assert data["search_pages"] == []
+    (runs / "rates").mkdir()
+    (runs / "rates" / "dashboard.html").touch()
+    assert data_of(runs)["search_pages"] == ["rates"]

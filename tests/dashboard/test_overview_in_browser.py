@@ -15,6 +15,7 @@ from musictrain.dashboard.overview_data import overview_data
 from musictrain.runs import RunFolder
 from musictrain.runs.index import RunIndex
 from musictrain.runs.labels import add_tags, set_note
+from musictrain.runs.lineage import add_parent
 from tests.dashboard.browser import PHONE, WIDE, OpenPage
 from tests.runs.some_runs import append, losses, read_json, write_run, write_status
 
@@ -159,6 +160,26 @@ def test_axes_are_chosen(runs: Path, open_page: OpenPage) -> None:
     page.locator("#result-metric").select_option("train/loss")
     page.get_by_role("button", name="Highest").click()
     assert page.locator(".axis-name").last.inner_text().split("\n") == ["train/loss", "highest"]
+
+
+@pytest.mark.parametrize("size", [WIDE, PHONE])
+def test_the_trials_of_a_search_stand_behind_one_row_until_it_is_opened(size: tuple[int, int], runs: Path, open_page: OpenPage) -> None:
+    for number in (2, 4, 5):
+        add_parent(RunFolder(runs / f"2026-01-0{number + 1}_000000-tunes-run{number}"), "trial of", "rates")
+    add_parent(RunFolder(runs / "2026-01-01_000000-tunes-run0"), "trial of", EVIL)
+    page = open_page(write_pages(runs), size=size)
+    wait_for_names(page, ["6", "rates", "3", "1", "0"])
+    row = page.locator("#rows tr.search")
+    assert "search, 3 trials" in row.inner_text()
+    assert "3 of 3" in row.inner_text()
+    row.locator("button").click()
+    wait_for_names(page, ["6", "rates", "5", "4", "2", "3", "1", "0"])
+    page.locator("#rows tr.inside label").nth(0).click()
+    assert page.locator("#rows .search button").get_attribute("aria-expanded") == "true"
+    page.locator("#rows .search button").click()
+    wait_for_names(page, ["6", "rates", "3", "1", "0"])
+    page.fill("#search", "run4")
+    wait_for_names(page, ["4"])
 
 
 def test_a_run_leads_to_its_own_page(runs: Path, open_page: OpenPage) -> None:

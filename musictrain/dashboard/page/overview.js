@@ -21,9 +21,10 @@
     ["alerts", "Alerts"],
     ["tags", "Tags"],
   ];
+  const LEAST_TRIALS = 2; // of a search that stands for its trials
   const NUMBERS = new Set(["best", "bestStep", "elapsed", "alerts"]);
 
-  const view = { query: "", state: "", tag: "", sort: "created", descending: true, rows: FIRST_ROWS };
+  const view = { query: "", state: "", tag: "", sort: "created", descending: true, rows: FIRST_ROWS, open: new Set() };
   const chosen = new Map(); // name of a run: place of its colour
   const texts = {};
   let data = null;
@@ -39,7 +40,7 @@
       const [step, total] = [table.step[index], table.total[index]];
       const run = { index, name, step, total, state: table.state[index] || "", created: table.created[index], elapsed: table.elapsed_seconds[index] };
       Object.assign(run, { best: table.best_value[index], bestStep: table.best_step[index], bestMetric: table.best_metric[index] });
-      Object.assign(run, { tags: table.tags[index], alerts: table.alerts[index], note: table.note[index] || "", page: table.page[index], model: table.model[index] || "", corpus: table.corpus[index] || "" });
+      Object.assign(run, { tags: table.tags[index], alerts: table.alerts[index], note: table.note[index] || "", page: table.page[index], search: (table.search || [])[index] || "", model: table.model[index] || "", corpus: table.corpus[index] || "" });
       run.progress = M.isNumber(step) && total > 0 ? Math.min(step / total, 1) : null;
       run.text = [name, run.model, run.corpus, run.note, run.state, ...run.tags].join(" ").toLowerCase();
       return run;
@@ -147,17 +148,70 @@
       M.element("td", { class: "number", "data-label": "Alerts" }, run.alerts ? M.count(run.alerts) : null),
       M.element("td", { "data-label": "" }, run.tags.map((tag) => M.element("span", { class: "tag", title: tag, text: tag }))),
     ];
-    return M.element("tr", {}, cells);
+    return M.element("tr", { class: run.inside ? "inside" : null }, cells);
   }
+
+  // ---- searches: a row that stands for its trials, which follow it once it is opened
+
+  function grouped(some) {
+    const trials = new Map();
+    for (const run of some.filter((each) => each.search)) {
+      if (!trials.has(run.search)) trials.set(run.search, []);
+      trials.get(run.search).push(run);
+    }
+    const told = new Set();
+    return some.flatMap((run) => {
+      const members = trials.get(run.search) || [];
+      run.inside = members.length >= LEAST_TRIALS;
+      if (!run.inside) return [run];
+      if (told.has(run.search)) return [];
+      told.add(run.search);
+      return [{ members, name: run.search }, ...(view.open.has(run.search) ? members : [])];
+    });
+  }
+
+  function searchRow(group) {
+    const { name, members } = group;
+    const open = view.open.has(name);
+    const over = members.filter((run) => !ACTIVE.includes(run.state)).length;
+    const best = members.filter((run) => M.isNumber(run.best) && run.bestMetric === "val/loss").sort((one, other) => one.best - other.best)[0];
+    const first = members.map((run) => run.created).filter(M.isNumber).sort((one, other) => one - other)[0];
+    const base = M.settings.base ? `${M.settings.base.split("/").map(encodeURIComponent).join("/")}/` : "./";
+    const page = (data.search_pages || []).includes(name);
+    const title = page ? M.element("a", { class: "run-name", href: `${base}${encodeURIComponent(name)}/dashboard.html`, title: name, text: name }) : M.element("span", { class: "run-name", title: name, text: name });
+    const toggle = M.element("button", { type: "button", class: "fold", "data-search": name, "aria-expanded": String(open), "aria-label": `Trials of ${name}`, text: open ? "▾" : "▸" });
+    return M.element("tr", { class: "search" },
+      M.element("td", { class: "pick plain" }, toggle),
+      M.element("td", { class: "plain", "data-label": "Run" }, title, M.element("span", { class: "run-note", text: `search, ${M.count(members.length)} trials` })),
+      M.element("td", { class: "plain" }, pill(over < members.length ? "training" : "search")),
+      M.element("td", { "data-label": "" }, `${M.count(over)} of ${M.count(members.length)}`),
+      M.element("td", { class: "number", "data-label": "Best" }, best ? M.number(best.best) : null),
+      M.element("td", { class: "number", "data-label": "at step" }, best ? M.count(best.bestStep) : null),
+      M.element("td", { "data-label": "Started" }, first !== undefined ? M.moment(first) : null),
+      M.element("td", { class: "number", "data-label": "Took" }, M.roughly(members.reduce((sum, run) => sum + (run.elapsed || 0), 0))),
+      M.element("td", { class: "number", "data-label": "Alerts" }, M.count(members.reduce((sum, run) => sum + run.alerts, 0) || null).replace("–", "")),
+      M.element("td", { "data-label": "" }));
+  }
+
+  function toggleSearch(event) {
+    const name = event.target.dataset && event.target.dataset.search;
+    if (name === undefined) return;
+    if (!view.open.delete(name)) view.open.add(name);
+    show();
+    [...M.byId("rows").querySelectorAll("[data-search]")].find((each) => each.dataset.search === name)?.focus();
+  }
+
+  const facts = (row) => (row.members ? [row.name, view.open.has(row.name), row.members.map(facts)] : [row.name, row.state, row.step, row.total, row.best, row.bestStep, row.alerts, row.tags, row.note, row.page, row.inside, row.elapsed]);
 
   function showRows() {
     const some = sorted(runs.filter((run) => run.shown));
-    const rows = some.slice(0, view.rows);
-    const text = JSON.stringify([rows.map((run) => [run.name, run.state, run.step, run.total, run.best, run.bestStep, run.alerts, run.tags, run.note, run.page]), new Date().toDateString()]);
+    const every = grouped(some);
+    const rows = every.slice(0, view.rows);
+    const text = JSON.stringify([rows.map(facts), new Date().toDateString()]);
     if (text !== texts.rows) {
       texts.rows = text;
       const focused = document.activeElement && document.activeElement.dataset.run;
-      M.byId("rows").replaceChildren(...rows.map(rowOf));
+      M.byId("rows").replaceChildren(...rows.map((row) => (row.members ? searchRow(row) : rowOf(row))));
       if (focused) [...M.byId("rows").querySelectorAll("input")].find((box) => box.dataset.run === focused)?.focus();
     }
     for (const box of M.byId("rows").querySelectorAll("input")) {
@@ -170,8 +224,8 @@
     M.setText(none, runs.length ? "No run fits what you look for." : "There are no runs here.");
     M.setText(M.byId("runs-title"), some.length < runs.length ? `Runs, ${M.count(some.length)} of ${M.count(runs.length)}` : `Runs, ${M.count(runs.length)}`);
     const more = M.byId("more");
-    more.hidden = some.length <= view.rows;
-    M.setText(more, `Show all ${M.count(some.length)}`);
+    more.hidden = every.length <= view.rows;
+    M.setText(more, `Show all ${M.count(every.length)}`);
   }
 
   function counted(values) {
@@ -367,6 +421,7 @@
       choose(event.target.dataset.run, event.target.checked);
       show();
     });
+    M.byId("rows").addEventListener("click", toggleSearch);
     M.byId("more").addEventListener("click", () => {
       view.rows = Infinity;
       show();
