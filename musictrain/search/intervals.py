@@ -44,11 +44,11 @@ def t_interval(values: Sequence[float], level: float = LEVEL) -> Interval:
         ValueError: for a level outside of that.
     """
     count = len(values)
+    if count == 1 and math.isfinite(values[0]):
+        return Interval(values[0], math.nan, math.nan, 1)
     if not count or not all(math.isfinite(value) for value in values):
         return Interval(math.nan, math.nan, math.nan, count)
     mean = math.fsum(values) / count
-    if count == 1:
-        return Interval(mean, math.nan, math.nan, count)
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
     half = t_quantile(level, count - 1) * math.sqrt(variance / count)
     return Interval(mean, mean - half, mean + half, count)

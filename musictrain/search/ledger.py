@@ -67,6 +67,10 @@ class Record:
         return self.identity[:SHORT]
 
 
+FIELDS = {each.name for each in fields(Record)}
+NAME = "trial"  # in the file, for people
+
+
 @dataclass
 class Trial:
     """All that is known of one trial.
@@ -159,25 +163,30 @@ def read_ledger(path: str | Path) -> Ledger:
 
 
 def _records(path: str | Path) -> Iterator[Record]:
-    known = {each.name for each in fields(Record)}
     strange = 0
     for told in read_records(path):
-        record = _record({key: value for key, value in told.items() if key in known})
-        strange += record is None
-        if record is not None:
+        record = _record(told)
+        if record is None:
+            strange += 1
+        else:
             yield record
     if strange:
         log.warning("%s: %d lines tell of no trial and were passed over.", path, strange)
 
 
 def _record(told: dict[str, Any]) -> Record | None:
+    told.pop(NAME, None)
+    if not told.keys() <= FIELDS:  # of a later version
+        told = {key: value for key, value in told.items() if key in FIELDS}
     values, point = told.get("values", {}), told.get("point", {})
     if not isinstance(told.get("identity"), str) or not isinstance(values, dict) or not isinstance(point, dict):
         return None
     step, seconds = told.get("step", 0), told.get("seconds", 0.0)
-    if told.get("state") not in STATES or isinstance(step, bool) or not isinstance(step, int) or not isinstance(seconds, int | float):
+    if told.get("state") not in STATES or type(step) is not int or type(seconds) not in (int, float):
         return None
-    return Record(**{**told, "values": {key: number(value) for key, value in values.items()}})
+    if values:
+        told["values"] = {key: value if type(value) is float else number(value) for key, value in values.items()}
+    return Record(**told)
 
 
 class LedgerWriter:
@@ -203,7 +212,7 @@ class LedgerWriter:
             OSError: if the disk does not take one, or cannot promise to keep them.
         """
         for record in records:
-            self._records.append({"trial": record.trial, **asdict(record)})
+            self._records.append({NAME: record.trial, **asdict(record)})
         if not self._records.sync():
             raise OSError(f"{self._records.path} could not be brought to the disk.")
 

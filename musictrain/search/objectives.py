@@ -63,7 +63,8 @@ def not_finite(values: Mapping[str, float], step: int) -> str:
 
 def worth(values: Mapping[str, float] | None, objectives: Iterable[Objective]) -> tuple[float, ...]:
     """Values as they are compared, lower for better, in the order of the objectives; nan for what is not there or not finite."""
-    return tuple(_signed(math.nan if values is None else values.get(each.metric, math.nan), each.mode) for each in objectives)
+    told = values or {}
+    return tuple([_signed(told.get(each.metric, math.nan), each.mode) for each in objectives])
 
 
 def _signed(value: float, mode: str) -> float:
@@ -79,4 +80,6 @@ def is_whole(worth: Iterable[float]) -> bool:
 
 def mean_worth(trials: Sequence[tuple[float, ...]]) -> tuple[float, ...]:
     """The mean of each objective over the trials of a point, nan where one of them is."""
+    if len(trials) == 1:
+        return trials[0]
     return tuple(math.fsum(column) / len(column) if all(map(math.isfinite, column)) else math.nan for column in zip(*trials, strict=True))

@@ -12,11 +12,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import Any
 
 from musictrain.search.definition import Definition
 from musictrain.search.intervals import Interval, t_interval
-from musictrain.search.ledger import FAILED, SHORT, Ledger
+from musictrain.search.ledger import FAILED, SHORT, Ledger, Trial
 from musictrain.search.objectives import is_whole, worth
 from musictrain.search.pareto import fronts
 from musictrain.search.plan import Entry, Planned, Rung, course, mean_of, pruned_because, ranking_at
@@ -132,7 +133,7 @@ def results_of(definition: Definition, planned: Iterable[Planned], ledger: Ledge
     """
     rungs = course(definition, planned, ledger)
     last, finished = rungs[-1], rungs[-1].keep is not None
-    ranking, places, _ = ranking_at(definition, last.entered, ledger, last.step)
+    ranking, places = (last.ranking, last.ties) if finished else ranking_at(definition, last.entered, ledger, last.step)[:2]
     rows = _waiting(definition, rungs, ranking, ledger)
     front = _front(definition, ranking, ledger, last.step)
     for place, entry in zip(places, ranking, strict=True):
@@ -189,35 +190,27 @@ def _row(
     pareto: bool = False,
     reason: str = "",
 ) -> Row:
-    trials = tuple(_trial(trial, ledger, step) for trial in entry.trials)
-    curve = [
-        (rung, means)
-        for rung in definition.rule.rungs
-        if (means := _means(definition, [_values(each, ledger, rung) for each in entry.trials]))
-    ]
-    means = _means(definition, [trial.values for trial in trials])
+    known = [ledger.trial(trial.identity) for trial in entry.trials]
+    trials = tuple(map(_trial, entry.trials, known, repeat(step)))
+    curve = [(rung, means) for rung in definition.rule.rungs if (means := _means(definition, known, rung))]
+    means = dict(curve).get(step, {})
     by_metric = {each.metric: tuple((rung, found[each.metric].mean) for rung, found in curve) for each in definition.objectives}
     return Row(place, entry.point, state, step if means else 0, means, trials, by_metric, pareto, reason)
 
 
-def _means(definition: Definition, values: Sequence[Mapping[str, float] | None]) -> dict[str, Interval]:
-    """Of each objective over the trials that have all of them; empty without any."""
-    good = [each for each in values if each is not None and is_whole(worth(each, definition.objectives))]
+def _means(definition: Definition, trials: Sequence[Trial | None], step: int) -> dict[str, Interval]:
+    """Of each objective over the trials that have all of them at a step; empty without any."""
+    every = [trial.values_at(step) for trial in trials if trial is not None]
+    good = [values for values in every if values is not None and is_whole(worth(values, definition.objectives))]
     return {each.metric: t_interval([found[each.metric] for found in good]) for each in definition.objectives} if good else {}
 
 
-def _values(trial: Planned, ledger: Ledger, step: int) -> Mapping[str, float] | None:
-    known = ledger.trial(trial.identity)
-    return None if known is None or step < 1 else known.values_at(step)
-
-
-def _trial(trial: Planned, ledger: Ledger, step: int) -> TrialRow:
-    known = ledger.trial(trial.identity)
+def _trial(trial: Planned, known: Trial | None, step: int) -> TrialRow:
     if trial.error:
         return TrialRow(trial.seed, state=IMPOSSIBLE, reason=trial.error)
     if known is None:
         return TrialRow(trial.seed, trial.identity[:SHORT], trial.identity)
-    last, values = known.last, _values(trial, ledger, step)
+    last, values = known.last, known.values_at(step) if step else None
     return TrialRow(
         trial.seed, last.trial, last.identity, last.run, last.state, known.step, values, last.reason, last.attempts, last.seconds, last.host
     )
