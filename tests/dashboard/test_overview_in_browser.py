@@ -171,7 +171,7 @@ def test_the_trials_of_a_search_stand_behind_one_row_until_it_is_opened(size: tu
     wait_for_names(page, ["6", "rates", "3", "1", "0"])
     row = page.locator("#rows tr.search")
     assert "search, 3 trials" in row.inner_text()
-    assert "3 of 3" in row.inner_text()
+    assert "3 of 3 done" in row.inner_text()
     row.locator("button").click()
     wait_for_names(page, ["6", "rates", "5", "4", "2", "3", "1", "0"])
     page.locator("#rows tr.inside label").nth(0).click()

@@ -177,6 +177,7 @@
     const best = members.filter((run) => M.isNumber(run.best) && run.bestMetric === "val/loss").sort((one, other) => one.best - other.best)[0];
     const first = members.map((run) => run.created).filter(M.isNumber).sort((one, other) => one - other)[0];
     const base = M.settings.base ? `${M.settings.base.split("/").map(encodeURIComponent).join("/")}/` : "./";
+    const took = members.reduce((sum, run) => sum + (run.elapsed || 0), 0);
     const page = (data.search_pages || []).includes(name);
     const title = page ? M.element("a", { class: "run-name", href: `${base}${encodeURIComponent(name)}/dashboard.html`, title: name, text: name }) : M.element("span", { class: "run-name", title: name, text: name });
     const toggle = M.element("button", { type: "button", class: "fold", "data-search": name, "aria-expanded": String(open), "aria-label": `Trials of ${name}`, text: open ? "▾" : "▸" });
@@ -184,11 +185,11 @@
       M.element("td", { class: "pick plain" }, toggle),
       M.element("td", { class: "plain", "data-label": "Run" }, title, M.element("span", { class: "run-note", text: `search, ${M.count(members.length)} trials` })),
       M.element("td", { class: "plain" }, pill(over < members.length ? "training" : "search")),
-      M.element("td", { "data-label": "" }, `${M.count(over)} of ${M.count(members.length)}`),
+      M.element("td", { "data-label": "" }, `${M.count(over)} of ${M.count(members.length)} done`),
       M.element("td", { class: "number", "data-label": "Best" }, best ? M.number(best.best) : null),
       M.element("td", { class: "number", "data-label": "at step" }, best ? M.count(best.bestStep) : null),
       M.element("td", { "data-label": "Started" }, first !== undefined ? M.moment(first) : null),
-      M.element("td", { class: "number", "data-label": "Took" }, M.roughly(members.reduce((sum, run) => sum + (run.elapsed || 0), 0))),
+      M.element("td", { class: "number", "data-label": "Took" }, took ? M.roughly(took) : null),
       M.element("td", { class: "number", "data-label": "Alerts" }, M.count(members.reduce((sum, run) => sum + run.alerts, 0) || null).replace("–", "")),
       M.element("td", { "data-label": "" }));
   }
