@@ -71,7 +71,8 @@ class SearchData:
 
     def _points(self, points: Sequence[Mapping[str, Any]], left_out: list[str]) -> list[Any]:
         """As many of the best as fit, each with the trials that have a page."""
-        kept, size = [], 0
+        kept: list[Any] = []
+        size = 0
         for point in points:
             trials = [{**trial, "page": self._has_page(trial.get("run", ""))} for trial in point["trials"]]
             shown = cleaned({**point, "trials": trials})
