@@ -227,6 +227,12 @@ class TrialJob:
     # What is told of it.
 
     @property
+    def _is_own(self) -> bool:
+        """Whether the run was begun by this search, by its name."""
+        prefix, _, identity = self.task.run.rpartition("-")
+        return prefix == self.folder.name and self.task.identity.startswith(identity)
+
+    @property
     def _log(self) -> Path:
         return self.folder.log(self.task.identity)
 
@@ -248,7 +254,8 @@ class TrialJob:
         values = values_at(rows, self.task.objectives, step)
         if bad := not_finite(values, step):
             return self.outcome(FAILED, step=step, values=values, reason=bad)
-        reused = self.task.attempts + self._attempts == 0 and not (ended and step < self.task.to_step)
+        # A run of this search that nobody was there to see ending has ended as any other.
+        reused = not self._is_own and self.task.attempts + self._attempts == 0 and not (ended and step < self.task.to_step)
         return self.outcome(REUSED if reused else FINISHED if ended else REACHED, step=step, values=values)
 
     def outcome(self, state: str, *, asked: bool = False, halt: str = "", **facts: Any) -> Outcome:

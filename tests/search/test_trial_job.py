@@ -60,10 +60,12 @@ def test_what_has_been_done_is_read_and_not_done_again(folder: SearchFolder) -> 
     train(task, fits)
     again = train(task, fits)
     assert len(fits.started) == 1
-    assert (again.record.state, again.record.attempts) == ("reused", 0)
+    assert (again.record.state, again.record.attempts) == ("finished", 0), "nobody was there to see it ending"
     earlier = train(replace(task, to_step=3), fits)
-    assert (earlier.record.state, earlier.record.step) == ("reused", 3)
+    assert (earlier.record.state, earlier.record.step) == ("reached", 3)
     assert earlier.record.values == {"val/loss": usual_loss({"x": 1.0}, 3)}, "what came later does not help it"
+    run_of(task).path.rename(folder.path.parent / "somebody-elses")
+    assert train(replace(task, run="somebody-elses"), fits).record.state == "reused"
 
 
 def test_a_trial_that_is_killed_goes_on_from_its_last_version(folder: SearchFolder) -> None:
