@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from musictrain.cli.exits import CommandError, UsageError
@@ -48,7 +50,7 @@ def cluster_workers(address: str, do: Callable[[Task], Outcome] = train) -> Iter
         from distributed import Client
     except ImportError as error:
         raise UsageError("--cluster needs Dask on this machine and on all workers: pip install 'musictrain[cluster]'.") from error
-    where = {"scheduler_file": address} if address.endswith(".json") else {"address": address}
+    where = {"scheduler_file": str(written(Path(address)))} if address.endswith(".json") else {"address": address}
     try:
         client = Client(timeout=CONNECT_SECONDS, set_as_default=False, **where)
     except (OSError, ValueError, TypeError) as error:
@@ -62,6 +64,20 @@ def cluster_workers(address: str, do: Callable[[Task], Outcome] = train) -> Iter
         yield lambda tasks: _in_parallel(tasks, do, -1, {"backend": "dask", "client": client, "wait_for_workers_timeout": WORKERS_SECONDS})
     finally:
         client.close(timeout=CONNECT_SECONDS)
+
+
+def written(file: Path) -> Path:
+    """The file that a scheduler has written, once it is there.
+
+    Raises:
+        CommandError: if it is not, for a minute.
+    """
+    until = time.monotonic() + WORKERS_SECONDS
+    while not file.is_file():
+        if time.monotonic() > until:
+            raise CommandError(f"No Dask scheduler has written {file}. Start one: `dask scheduler --scheduler-file {file}`.")
+        time.sleep(LOOK_SECONDS)
+    return file
 
 
 def check_workers(client: Any, address: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -75,12 +76,58 @@ def test_a_cluster_without_workers_is_refused() -> None:
         check_workers(Client(None), "tcp://x")
 
 
+def test_a_scheduler_that_writes_no_file_is_not_waited_for_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("musictrain.cli.search_workers.WORKERS_SECONDS", 0.0)
+    with pytest.raises(CommandError, match="No Dask scheduler has written"), cluster_workers(str(tmp_path / "none.json")):
+        pass
+
+
 def test_a_worker_with_other_packages_is_refused() -> None:
     check_workers(Client(versions()), "tcp://x")
     with pytest.raises(CommandError, match=r"tcp://10.0.0.2:1 is another than this machine: torch 1.0 there"):
         check_workers(Client({**versions(), "torch": "1.0"}), "tcp://x")
     with pytest.raises(CommandError, match="cannot do the trials of this search: ModuleNotFoundError: No module named 'musictrain'"):
         check_workers(Client(ModuleNotFoundError("No module named 'musictrain'")), "tcp://x")
+
+
+# The recipe.
+
+RECIPE = Path(__file__).resolve().parents[2] / "configs" / "search_on_slurm"
+
+
+def test_the_page_names_every_variable_of_the_script_and_no_other() -> None:
+    script, page = (RECIPE / "slurm.sbatch").read_text(), (RECIPE / "README.md").read_text()
+    assert set(re.findall(r'^: "\$\{(\w+):', script, re.MULTILINE)) == set(re.findall(r"^\| `([A-Z_]+)`", page, re.MULTILINE))
+    assert subprocess.run(["bash", "-n", str(RECIPE / "slurm.sbatch")], timeout=120, check=False).returncode == 0
+
+
+PROGRAM = """#!/usr/bin/env bash
+echo "$@" >> "$0.asked"
+case "$*" in
+  *dask_scheduler*|*dask_worker*) exec sleep 300;;
+  *) trap 'exit 143' TERM; touch "$0.up"; while true; do sleep 0.1; done;;
+esac
+"""
+
+
+def test_a_job_whose_time_is_up_tells_the_search_and_queues_again(tmp_path: Path) -> None:
+    for name, text in {"python": PROGRAM, "srun": '#!/usr/bin/env bash\nshift\nexec "$@"\n', "scontrol": PROGRAM.split("case")[0]}.items():
+        (tmp_path / name).write_text(text)
+        (tmp_path / name).chmod(0o755)
+    variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "4711", "SHARED": str(tmp_path)}
+    words = ["bash", str(RECIPE / "slurm.sbatch"), "--config", "chorales"]
+    job = subprocess.Popen(words, env={**os.environ, **variables}, cwd=tmp_path, start_new_session=True)
+    try:
+        until(lambda: (tmp_path / "python.up").exists(), job)
+        job.send_signal(signal.SIGTERM)
+        assert job.wait(BOUND_SECONDS) == 143
+    finally:
+        if job.poll() is None:
+            os.killpg(job.pid, signal.SIGKILL)
+    asked = (tmp_path / "python.asked").read_text()
+    assert f"-m musictrain search --cluster {tmp_path}/.musictrain-dask-4711.json --config chorales" in asked
+    assert asked.count("--scheduler-file") == 2
+    assert (tmp_path / "scontrol.asked").read_text() == "requeue 4711\n"
 
 
 # Two machines.
@@ -98,10 +145,10 @@ def end(process: subprocess.Popen[str]) -> None:
     process.wait(60)
 
 
-def until(what: Any, process: subprocess.Popen[str]) -> None:
+def until(what: Any, process: subprocess.Popen[Any]) -> None:
     limit = time.monotonic() + BOUND_SECONDS
     while not what():
-        assert process.poll() is None, f"the search has ended with {process.returncode}"
+        assert process.poll() is None, f"it has ended with {process.returncode}"
         assert time.monotonic() < limit, "that took too long"
         time.sleep(LOOK_SECONDS)
 
