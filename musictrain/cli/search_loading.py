@@ -14,6 +14,7 @@ from typing import Any
 
 from musictrain.cli.exits import UsageError
 from musictrain.cli.recipes import find_config
+from musictrain.cli.search_budget import check_budget
 from musictrain.cli.search_typed import definition_of
 from musictrain.runs import RunFolder
 from musictrain.runs.atomic import atomic_write
@@ -125,33 +126,16 @@ def completed(loaded: Loaded, known: Known) -> Loaded:
     points = known.spaces.get(space_fingerprint(definition, values_under(config)))
     if points is None:
         if definition.random is None and not definition.constraints and not definition.when:
-            check_most(definition, largest_number(definition))  # before a large grid is listed
+            check_budget(definition, largest_number(definition), config, loaded.folder)  # before a large grid is listed
         return loaded
-    check_most(definition, len(points))
+    notes += check_budget(definition, len(points), config, loaded.folder)
     planned, missing = known.planned(fingerprint, points, definition.seeds)
-    return replace(loaded, points=tuple(points), planned=tuple(planned), missing=tuple(missing))
+    return replace(loaded, points=tuple(points), planned=tuple(planned), missing=tuple(missing), notes=tuple(notes))
 
 
 def values_under(config: Mapping[str, Any]) -> dict[str, Any]:
     """The values that constraints may name beyond the space."""
     return {key: value for key, value in dotted(config).items() if not isinstance(value, Mapping | list)}
-
-
-def check_most(definition: Definition, points: int) -> None:
-    """Refuse more trials than there may be.
-
-    Raises:
-        SearchError: saying how many, and how many steps that is.
-    """
-    trials = points * len(definition.seeds)
-    if trials > definition.most.trials:
-        steps = trials * definition.rule.rungs[-1]
-        seeds = f" with {len(definition.seeds)} seeds each" if len(definition.seeds) > 1 else ""
-        at_most = "" if definition.rule.name == "none" else "at most "
-        raise SearchError(
-            f"The space has {points:,} points{seeds}: {trials:,} trials, {at_most}{steps:,} optimizer steps. No more than "
-            f"{definition.most.trials:,} trials are asked for: make it smaller, draw some of it by --random, or say --most-trials {trials}."
-        )
 
 
 def check_same_search(folder: SearchFolder, definition: Definition, fingerprint: str) -> None:

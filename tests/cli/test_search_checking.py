@@ -87,7 +87,7 @@ def test_another_search_of_the_same_name_is_refused(begun: Loaded, configuration
         (("--grid", "optimizer.lr=0.1", "--trainer.max_steps", "-1"), "A search needs trainer.max_steps"),
         (
             ("--grid", "optimizer.lr=0.1,0.2,0.3", "--seeds", "0,1", "--most-trials", "5"),
-            "3 points with 2 seeds each: 6 trials, 36 optimizer steps. No more than 5 trials",
+            "3 points with 2 seeds each: 6 trials, 36 steps in all. No more than 5 trials",
         ),
     ],
 )
