@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from musictrain.checkpoints.catalog import list_versions
 from musictrain.runs import RunFolder
 from musictrain.runs.processes import BEGIN_IN
@@ -73,8 +75,7 @@ class FakeTrials:
         fate = self.fate(run.name, sum(name in "".join(each) for each in self.started[:-1] for name in [run.name]))
         to_step, status = fate if fate is not None else (min(int(words[words.index("--pause_at") + 1]), LAST), 0)
         if words[0] == "fit":
-            point = dict(word.split("=", 1) for word in words if word.startswith("x="))
-            run.config.write_text(json.dumps({"point": {key: json.loads(value) for key, value in point.items()}}))
+            run.config.write_text(json.dumps({"point": point_in(words)}))
         told = json.loads(run.config.read_text())["point"]
         first = max((version.step for version in list_versions(run.checkpoints)), default=0) + 1
         steps += range(first, to_step + 1)
@@ -95,6 +96,15 @@ class FakeTrials:
         else:
             word = Status(run.name, state="training", step=to_step, total=LAST, pid=2**22 + 1)
         run.status.write_text(word.as_json())
+
+
+def point_in(words: Sequence[str]) -> dict[str, float]:
+    """What a trial tries, by the words of ``fit``: ``x=1.5``, or the last of its configuration files."""
+    typed = [json.loads(word.removeprefix("x=")) for word in words if word.startswith("x=")]
+    if not typed:
+        files = [words[place + 1] for place, word in enumerate(words) if word == "--config"]
+        typed = [yaml.safe_load(Path(files[-1]).read_text())["model"]["init_args"]["x"]]
+    return {"x": float(typed[-1])}
 
 
 def search_of(xs: Sequence[float], rungs: Sequence[int] = (LAST,), rule: str = "none", seeds: Sequence[int] = (0,)) -> Definition:
