@@ -13,6 +13,7 @@ from musictrain.cli.search_texts import best_lines, failure_lines, summary_line
 from musictrain.runs.records import plain
 from musictrain.runs.summary import shown
 from musictrain.search.definition import Definition, SearchError
+from musictrain.search.eta import time_left
 from musictrain.search.folder import SearchFolder
 from musictrain.search.ledger import Ledger, read_ledger
 from musictrain.search.plan import Planned
@@ -21,7 +22,7 @@ from musictrain.search.reading import read_definition
 from musictrain.search.resolving import read_known
 from musictrain.search.results import Results, results_of
 from musictrain.search.space import space_fingerprint
-from musictrain.search.telling import told_of
+from musictrain.search.telling import OVER, told_of, training_now
 from musictrain.suggestions import did_you_mean
 
 
@@ -33,11 +34,13 @@ class Seen:
         definition: as it was last.
         results: so far.
         ledger: what they come from.
+        planned: every trial.
     """
 
     definition: Definition
     results: Results
     ledger: Ledger
+    planned: tuple[Planned, ...]
 
 
 def show_search(name: str, runs: Path, *, as_json: bool = False) -> int:
@@ -53,10 +56,11 @@ def show_search(name: str, runs: Path, *, as_json: bool = False) -> int:
     """
     folder = find_search(name, runs)
     seen = look_at(folder)
+    record = as_record(folder, seen)
     if as_json:
-        print(json.dumps(plain(as_record(folder, seen)), indent=1))
+        print(json.dumps(plain(record), indent=1))
         return FINISHED
-    facts = as_record(folder, seen)["facts"]
+    facts = record["facts"]
     lines = [summary_line(seen.definition, seen.results, facts), *best_lines(seen.definition, seen.results)]
     lines += failure_lines(seen.definition, seen.results)
     for title, path in (("page", folder.page), ("best", folder.best), ("table", folder.results)):
@@ -95,7 +99,7 @@ def look_at(folder: SearchFolder) -> Seen:
         definition = read_definition({key: value for key, value in told.items() if key != BASE}, folder.name)
         ledger = read_ledger(folder.trials)
         planned = planned_of(folder, definition, str(told.get(BASE, ""))) or known_to(ledger)
-        return Seen(definition, results_of(definition, planned, ledger), ledger)
+        return Seen(definition, results_of(definition, planned, ledger), ledger, tuple(planned))
     except (SearchError, OSError) as error:
         raise UsageError(f"The search {folder.name!r} cannot be shown: {error}") from error
 
@@ -119,5 +123,8 @@ def known_to(ledger: Ledger) -> list[Planned]:
 
 def as_record(folder: SearchFolder, seen: Seen) -> dict[str, Any]:
     """Everything that the page shows too, for programs, but for curves and importance."""
-    told = told_of(seen.definition, seen.results, seen.ledger)
+    open_ones = [trial.identity for row in seen.results.rows for trial in row.trials if trial.state not in OVER]
+    running = training_now(folder.path.parent, seen.ledger, open_ones)
+    left = time_left(seen.definition, seen.planned, seen.ledger, running) if running else None
+    told = told_of(seen.definition, seen.results, seen.ledger, left=left, running=len(running), state="going on" if running else "resting")
     return {"search": folder.name, "folder": str(folder.path), "finished": seen.results.finished, **told}

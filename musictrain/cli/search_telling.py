@@ -16,15 +16,13 @@ from musictrain.cli.search_driving import Trials
 from musictrain.cli.search_texts import SearchStanding, best_lines, failure_lines, standing_of, summary_line
 from musictrain.dashboard.search import SearchData, write_search_data, write_search_page
 from musictrain.dashboard.settings import read_config
-from musictrain.runs.folder import RunFolder
-from musictrain.runs.status import STALE, read_status
 from musictrain.runs.summary import shown
-from musictrain.search.eta import Running, time_left
-from musictrain.search.ledger import BEGUN, FAILED, Ledger
+from musictrain.search.eta import time_left
+from musictrain.search.ledger import FAILED, Ledger
 from musictrain.search.outcome import write_best, write_results
 from musictrain.search.plan import Job, Round
 from musictrain.search.results import Results, results_of
-from musictrain.search.telling import importance_of, progress_of, told_of
+from musictrain.search.telling import importance_of, progress_of, told_of, training_now
 from musictrain.search.trial_job import Outcome
 from musictrain.speed.live_line import Display, new_display
 
@@ -114,7 +112,7 @@ class Told:
         if not found:
             return None
         (results,) = found
-        running = self._running(ledger) if going_on else {}
+        running = training_now(self._folder.path.parent, ledger, self._missing(ledger)) if going_on else {}
         left = time_left(self._definition, self._trials.planned, ledger, running) if going_on else None
         facts, seconds = progress_of(self._definition, results, ledger), time.monotonic() - self._began
         self._standing = standing_of(self._definition, results, facts, left=left, running=len(running), elapsed=seconds, now=time.time())
@@ -138,17 +136,10 @@ class Told:
             write_best_of(self._trials, results)
             self._best = told
 
-    def _running(self, ledger: Ledger) -> dict[str, Running]:
-        """The trials of this round whose runs say that they go on."""
-        found = {}
-        for job in self._jobs:
-            known = ledger.trial(job.identity)
-            if known is None or known.last.state != BEGUN:
-                continue
-            status = read_status(RunFolder(self._folder.path.parent / known.last.run).status)
-            if status is not None and status.is_active() and status.shown_state() != STALE:
-                found[job.identity] = Running(status.step, status.elapsed_seconds)
-        return found
+    def _missing(self, ledger: Ledger) -> list[str]:
+        """The trials of this round that have not come to its end."""
+        known = ((job, ledger.trial(job.identity)) for job in self._jobs)
+        return [job.identity for job, trial in known if trial is None or not trial.settled_at(job.to_step)]
 
     def _weigh(self, results: Results, *, wait: bool) -> None:
         """Importance anew, where there are other values and it is time; in a thread, since it takes seconds."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from musictrain.cli.runs_texts import figure, inert, table
+from musictrain.cli.runs_texts import duration, figure, inert, table
 from musictrain.runs.standing import Standing
 from musictrain.search.definition import Definition
 from musictrain.search.intervals import Interval
@@ -47,7 +47,7 @@ class SearchStanding(Standing):
     def parts(self) -> dict[str, str]:
         """The trials instead of a run's steps; what a narrow terminal does without goes by the names that those have."""
         own = {
-            "step": f"trial {self.step:,} of {self.total:,}",
+            "step": f"{self.step:,} of {self.total:,} trials",
             "percent": "" if self.share is None else f"{100 * self.share:3.0f} %",
             "rate": self.rung,
             "state": self.state,
@@ -168,6 +168,8 @@ def summary_line(definition: Definition, results: Results, facts: Mapping[str, A
     """Such as ``lr-and-depth: finished, 27 points, 81 of 81 trials, 2 failed``."""
     state = "finished" if results.finished else f"rung {facts['rung']} of {len(definition.rule.rungs)}"
     words = [f"{inert(definition.name)}: {state}", counted(len(results.rows), "point"), f"{facts['done']:,} of {facts['trials']:,} trials"]
+    words += [f"{facts['running']:,} running"] if facts.get("running") else []
     words += [f"{facts['failed']:,} failed"] if facts["failed"] else []
+    words += [f"about {duration(facts['left'][0])} left"] if facts.get("left") else []
     words += [f"{facts['reused']:,} known before"] if facts["reused"] else []
     return ", ".join(words)

@@ -7,13 +7,16 @@ that were given up early tell of the settings too, and nothing measured early is
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from musictrain.runs.eta import TimeLeft
+from musictrain.runs.folder import RunFolder
+from musictrain.runs.status import STALE, read_status
 from musictrain.search.definition import Definition
-from musictrain.search.eta import cost_of
+from musictrain.search.eta import Running, cost_of
 from musictrain.search.importance import LEAST_R2, Importances, importances
 from musictrain.search.intervals import LEVEL, Interval
 from musictrain.search.keys import short_names
@@ -68,6 +71,25 @@ def told_of(
         "failures": [failure_of(point, trial, names) for point, trial in results.failures()],
         **{"importance": importance, "rungs": list(definition.rule.rungs), "facts": facts},
     }
+
+
+def training_now(runs: Path, ledger: Ledger, identities: Iterable[str]) -> dict[str, Running]:
+    """Those of some trials whose runs say that they go on, by identity; a run that has fallen silent does not.
+
+    Args:
+        runs: where the runs lie.
+        ledger: what is known of the trials.
+        identities: of those that may train.
+    """
+    found = {}
+    for identity in identities:
+        known = ledger.trial(identity)
+        if known is None or known.failed or not known.last.run:
+            continue
+        status = read_status(RunFolder(runs / known.last.run).status)
+        if status is not None and status.is_active() and status.shown_state() != STALE:
+            found[identity] = Running(status.step, status.elapsed_seconds)
+    return found
 
 
 def counted(number: int, what: str) -> str:

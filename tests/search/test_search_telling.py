@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
@@ -15,11 +16,12 @@ import yaml
 
 from musictrain.cli.exits import UsageError
 from musictrain.cli.search_driving import Driver, Trials
-from musictrain.cli.search_showing import show_search
+from musictrain.cli.search_showing import look_at, show_search
 from musictrain.cli.search_telling import Told
 from musictrain.cli.search_texts import SearchStanding, with_interval
 from musictrain.cli.search_workers import local_workers
 from musictrain.runs.eta import TimeLeft
+from musictrain.runs.status import Status
 from musictrain.search import trial_job
 from musictrain.search.definition import Definition
 from musictrain.search.folder import SearchFolder
@@ -148,6 +150,22 @@ def test_show_says_the_same_from_the_files_alone(tmp_path: Path, capsys: pytest.
         show_search("small", tmp_path / "nowhere")
 
 
+def test_a_trial_that_trains_is_seen_by_its_run_in_later_rungs_too(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = halved(tmp_path)
+    lines = folder.trials.read_text().splitlines(keepends=True)
+    first_rung = [line for line in lines if json.loads(line)["step"] <= 3 and json.loads(line)["state"] != "pruned"]
+    folder.trials.write_text("".join(first_rung))
+    capsys.readouterr()
+    assert show_search("small", tmp_path / "runs") == 0
+    assert "small: rung 2 of 3" in (resting := capsys.readouterr().out)
+    assert "running" not in resting
+    best = next(row.trials[0] for row in look_at(folder).results.rows if row.point.values["x"] == 1)
+    now = {"state": "training", "step": 5, "updated": time.time(), "elapsed_seconds": 5.0, "host": "elsewhere"}
+    (folder.path.parent / best.run / "status.json").write_text(Status(best.run, **now).as_json())
+    assert show_search("small", tmp_path / "runs") == 0
+    assert "1 running, 2 failed, about " in capsys.readouterr().out
+
+
 def test_before_the_first_trial_there_is_a_table_without_numbers() -> None:
     definition = search_of(XS)
     results = results_of(definition, planned_of(definition), read_ledger("/nowhere/at/all"))
@@ -165,6 +183,6 @@ def test_a_mean_has_as_many_digits_as_its_interval_allows() -> None:
 
 def test_the_line_tells_trials_rung_best_failures_and_the_time_left() -> None:
     standing = SearchStanding(7, 24, 80.0, TimeLeft(200.0, 150.0, 260.0), state="2 running", rung="rung 1 of 3 (100 steps)", of_all=0.25)
-    assert standing.line().startswith("trial 7 of 24   25 %  rung 1 of 3 (100 steps)  2 running  1 min 20 s elapsed")
+    assert standing.line().startswith("7 of 24 trials   25 %  rung 1 of 3 (100 steps)  2 running  1 min 20 s elapsed")
     assert "3 min 20 s left" in standing.line()
     assert len(standing.line(30)) <= 30
