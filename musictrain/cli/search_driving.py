@@ -169,7 +169,8 @@ class Driver:
         if retry_failed:
             self._write(*(tried_again(record, round(time.time(), 3)) for record in self.ledger.failures()))
         wanted = {each.identity: each for each in self.trials.planned if each.identity and self.ledger.trial(each.identity) is None}
-        for identity, run in runs_to_reuse(self.folder.path.parent, wanted, read_config).items():
+        own = {trial.last.run for trial in self.ledger.trials.values()}
+        for identity, run in runs_to_reuse(self.folder.path.parent, wanted, read_config, own).items():
             trial = wanted[identity]
             self._write(Record(identity, dict(trial.point.values), trial.seed, run, time=round(time.time(), 3)))
 

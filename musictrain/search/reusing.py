@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from musictrain.runs.atomic import atomic_write
-from musictrain.runs.finding import list_runs
 from musictrain.runs.folder import RunFolder
 from musictrain.runs.lineage import parents_of
 from musictrain.runs.status import read_status
@@ -26,15 +25,18 @@ REMEMBERED = ".identities.json"
 USEFUL = ("finished", "stopped", "paused")  # the most useful first
 
 
-def runs_to_reuse(runs_dir: Path, wanted: Collection[str], read_config: Callable[[Path], Any]) -> dict[str, str]:
+def runs_to_reuse(
+    runs_dir: Path, wanted: Collection[str], read_config: Callable[[Path], Any], besides: Collection[str] = ()
+) -> dict[str, str]:
     """Names of runs by the identity that is wanted; of several the one that has come furthest.
 
     Args:
         runs_dir: where runs are kept.
         wanted: identities.
         read_config: reads a ``config.yaml``.
+        besides: names of runs that are not looked at, such as the search's own trials.
     """
-    known = identities_of_runs(runs_dir, read_config) if wanted else {}
+    known = identities_of_runs(runs_dir, read_config, besides) if wanted else {}
     found: dict[str, tuple[tuple[int, int, str], str]] = {}
     for name, identity in known.items():
         if identity in wanted and (rank := _use_of(RunFolder(runs_dir / name))) is not None:
@@ -52,12 +54,14 @@ def _use_of(run: RunFolder) -> tuple[int, int] | None:
     return -USEFUL.index(status.state), status.step
 
 
-def identities_of_runs(runs_dir: Path, read_config: Callable[[Path], Any]) -> dict[str, str]:
-    """The identity of every run, by its name; runs without a readable configuration have none."""
-    path = runs_dir / REMEMBERED
-    before, now = _remembered(path), {}
-    for run in list_runs(runs_dir):
-        if (seen := _seen(run)) is None:
+def identities_of_runs(runs_dir: Path, read_config: Callable[[Path], Any], besides: Collection[str] = ()) -> dict[str, str]:
+    """The identity of every run but some, by its name; runs without a readable configuration have none."""
+    path, passed_over = runs_dir / REMEMBERED, set(besides)
+    before = _remembered(path)
+    now = {name: told for name, told in before.items() if name in passed_over}
+    for path_of_run in sorted(runs_dir.iterdir()) if runs_dir.is_dir() else ():
+        run = RunFolder(path_of_run)
+        if run.name in passed_over or (seen := _seen(run)) is None:
             continue
         told = before.get(run.name)
         now[run.name] = told if told is not None and told[:2] == seen else [*seen, _identity(run, read_config)]
@@ -66,7 +70,7 @@ def identities_of_runs(runs_dir: Path, read_config: Callable[[Path], Any]) -> di
             atomic_write(path, json.dumps(now) + "\n", durable=False)
         except OSError as error:
             log.info("What runs are could not be remembered: %s", error)
-    return {name: told[2] for name, told in now.items() if told[2]}
+    return {name: told[2] for name, told in now.items() if told[2] and name not in passed_over}
 
 
 def _seen(run: RunFolder) -> list[Any] | None:

@@ -241,6 +241,11 @@ def test_a_configuration_is_read_once(tmp_path: Path) -> None:
         raise AssertionError("it was read before")
 
     assert identities_of_runs(tmp_path, refuse) == known
+    assert identities_of_runs(tmp_path, refuse, ["a"]) == {}
+    write_run(tmp_path, "b", {"seed_everything": 2}, "finished")
+    assert identities_of_runs(tmp_path, read_config, ["a"]) == {"b": identity_of({"seed_everything": 2})}
+    (tmp_path / "b" / "config.yaml").unlink()
+    assert identities_of_runs(tmp_path, refuse) == known
     run.config.write_text(json.dumps({"seed_everything": 22}))
     assert identities_of_runs(tmp_path, read_config) == {"a": identity_of({"seed_everything": 22})}
     (tmp_path / REMEMBERED).write_text("[")
