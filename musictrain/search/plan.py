@@ -170,7 +170,8 @@ def course(definition: Definition, planned: Iterable[Planned], ledger: Ledger) -
     if not definition.rule.rungs:
         raise SearchError("A search needs to know how long a trial is: rungs, of which the last is the whole budget of steps.")
     rule, last = rule_of(definition.rule.name, definition.rule.factor), definition.rule.rungs[-1]
-    entered, found = tuple(entries_of(planned)), []
+    entered = tuple(entries_of(planned))
+    found: list[Rung] = []
     for step in definition.rule.rungs:
         if not all(is_settled(trial, ledger, step) for entry in entered for trial in entry.trials):
             return [*found, Rung(step, entered)]

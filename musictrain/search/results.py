@@ -235,5 +235,5 @@ def _front(definition: Definition, entries: Sequence[Entry], ledger: Ledger, ste
     """Which of some points (by ``id``) no other one dominates at a step."""
     means = [mean_of(definition, entry, ledger, step) for entry in entries]
     scored = [(id(entry), each) for entry, each in zip(entries, means, strict=True) if each is not None]
-    found = fronts([each for _, each in scored]) if scored else []
-    return {who for (who, _), number in zip(scored, found, strict=True) if number == 0}
+    numbers = fronts([each for _, each in scored]).tolist() if scored else []
+    return {who for (who, _), number in zip(scored, numbers, strict=True) if number == 0}
