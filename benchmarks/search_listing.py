@@ -67,7 +67,7 @@ def write_search(folder: Path, words: list[str]) -> int:
     definition, _ = with_rungs(in_full(loaded.typed, BASE), BASE)
     points = points_of(definition, values_under(BASE))
     space, base = space_fingerprint(definition, values_under(BASE)), loaded.base.fingerprint
-    known = [{"base": base, "resolved": BASE}, {"space": space, "points": [dict(point.values) for point in points]}]
+    known: list[dict[str, Any]] = [{"base": base, "resolved": BASE}, {"space": space, "points": [dict(point.values) for point in points]}]
     add_known(loaded.folder.points, known)
     missing = load(parser().parse_args(words)).missing
     told = [Planned(point, seed, f"{random.Random(f'{point.text} {seed}').getrandbits(256):064x}") for point, seed in missing]
