@@ -15,10 +15,10 @@ from typing import Any
 from musictrain.cli.exits import UsageError
 from musictrain.cli.recipes import find_config
 from musictrain.cli.search_budget import check_budget
-from musictrain.cli.search_typed import definition_of
+from musictrain.cli.search_typed import told_of
 from musictrain.runs import RunFolder
 from musictrain.runs.atomic import atomic_write
-from musictrain.search.definition import Definition, SearchError
+from musictrain.search.definition import DEFAULT_SEED, Definition, SearchError
 from musictrain.search.folder import SearchFolder
 from musictrain.search.keys import dotted, in_full
 from musictrain.search.plan import Planned
@@ -44,6 +44,7 @@ class Loaded:
         planned: trials whose identity is known, those of one point behind one another.
         missing: the points and seeds of the others.
         notes: what there is to say.
+        own_seed: whether no seeds were typed, so that the one of the configuration is meant.
     """
 
     typed: Definition
@@ -55,6 +56,7 @@ class Loaded:
     planned: tuple[Planned, ...] = ()
     missing: tuple[tuple[Point, int], ...] = ()
     notes: tuple[str, ...] = ()
+    own_seed: bool = False
 
     @property
     def unchecked(self) -> bool:
@@ -99,13 +101,14 @@ def as_typed(options: argparse.Namespace) -> Loaded:
     Raises:
         UsageError: for anything that cannot be meant.
     """
-    definition = definition_of(options)
-    folder = SearchFolder(Path(options.runs) / definition.name)
-    if RunFolder(folder.path).is_run():
-        raise UsageError(f"{folder.path} is the folder of a run already. Give the search another name: --name.")
     try:
+        told = told_of(options)
+        definition = read_definition(told)
+        folder = SearchFolder(Path(options.runs) / definition.name)
+        if RunFolder(folder.path).is_run():
+            raise SearchError(f"{folder.path} is the folder of a run already. Give the search another name: --name.")
         check_size(definition)
-        return Loaded(definition, definition, folder, base_of(definition))
+        return Loaded(definition, definition, folder, base_of(definition), own_seed="seeds" not in told)
     except SearchError as error:
         raise UsageError(str(error)) from error
 
@@ -122,6 +125,8 @@ def completed(loaded: Loaded, known: Known) -> Loaded:
     if config is None:
         return loaded
     definition, notes = with_rungs(in_full(loaded.typed, config), config)
+    if loaded.own_seed:
+        definition = replace(definition, seeds=seeds_under(config))
     loaded = replace(loaded, definition=definition, config=config, notes=tuple(notes))
     points = known.spaces.get(space_fingerprint(definition, values_under(config)))
     if points is None:
@@ -131,6 +136,12 @@ def completed(loaded: Loaded, known: Known) -> Loaded:
     notes += check_budget(definition, len(points), config, loaded.folder)
     planned, missing = known.planned(fingerprint, points, definition.seeds)
     return replace(loaded, points=tuple(points), planned=tuple(planned), missing=tuple(missing), notes=tuple(notes))
+
+
+def seeds_under(config: Mapping[str, Any]) -> tuple[int, ...]:
+    """The one seed of a configuration; one that is drawn anew each time is none."""
+    seed = config.get("seed_everything")
+    return (DEFAULT_SEED,) if isinstance(seed, bool) or not isinstance(seed, int) else (seed,)
 
 
 def values_under(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -149,7 +160,7 @@ def check_same_search(folder: SearchFolder, definition: Definition, fingerprint:
         return
     other = []
     if told.get(BASE) != fingerprint:
-        other.append("what lies under every point (--config, and words for fit)")
+        other.append(f"what lies under every point (--config, and words for fit; what it began with is in {folder.layers})")
     was = read_definition({key: value for key, value in told.items() if key != BASE}, folder.name)
     if was.objectives != definition.objectives:
         other.append(f"the objective, which was {', '.join(each.words() for each in was.objectives)}")

@@ -66,7 +66,7 @@ def _add_space(parser: CommandParser) -> None:
     add("--grid", action="append", nargs="+", default=[], metavar="KEY=A,B", help="every combination of these values")
     add("--random", nargs="+", metavar=("N", "KEY=DIST"), help="N draws, such as --random 20 'lr=loguniform(1e-4, 1e-2)' layers=1,2")
     add("--random-seed", type=int, metavar="N", help="of the draws (0)")
-    add("--seeds", metavar="0,1,2", help="of seed_everything; each point is tried with all (1)")
+    add("--seeds", metavar="0,1,2", help="of seed_everything; each point is tried with all (the configuration's own)")
     add("--name", metavar="NAME", help="what its folder is called, beside its runs; else after the space's file or the configuration")
 
 

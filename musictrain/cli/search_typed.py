@@ -15,20 +15,29 @@ SPACE_OPTIONS = "--grid KEY=a,b, --random 20 'KEY=loguniform(1e-4, 1e-2)' or --s
 
 
 def definition_of(options: argparse.Namespace) -> Definition:
-    """The search that a command line says, keys as they were typed; what it says comes before what a file says.
+    """The search that a command line says, keys as they were typed.
 
     Raises:
         UsageError: for anything that cannot be meant.
     """
     try:
-        told = with_space(_of_file(options.space)) if options.space is not None else {}
-        told = _laid_over(told, options)
-        stem = options.space.stem if options.space is not None else f"search-{Path((told.get('config') or ['x'])[-1]).stem}"
-        told.setdefault("name", stem)
-        checked_name(told["name"])
-        return read_definition(told)
+        return read_definition(told_of(options))
     except SearchError as error:
         raise UsageError(str(error)) from error
+
+
+def told_of(options: argparse.Namespace) -> dict[str, Any]:
+    """The same as plain values; what the command line says comes before what a file says.
+
+    Raises:
+        SearchError: for anything that cannot be meant.
+    """
+    told = with_space(_of_file(options.space)) if options.space is not None else {}
+    told = _laid_over(told, options)
+    stem = options.space.stem if options.space is not None else f"search-{Path((told.get('config') or ['x'])[-1]).stem}"
+    told.setdefault("name", stem)
+    checked_name(told["name"])
+    return told
 
 
 def _of_file(path: Path) -> Any:

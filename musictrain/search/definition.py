@@ -125,7 +125,7 @@ class Definition:
         random: what is drawn, None for nothing.
         when: parts of the space that hang on others.
         constraints: expressions that every point meets, see ``musictrain.search.constraints``.
-        seeds: of ``seed_everything``; each point is tried with all.
+        seeds: of ``seed_everything``; each point is tried with all. Where a command says none, it is the configuration's own.
         objectives: the first one is that of tables and of the best.
         rule: when points are given up.
         slots: how many trials train at the same time.

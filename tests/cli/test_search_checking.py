@@ -52,6 +52,12 @@ def test_what_fit_said_is_known_without_asking_again(begun: Loaded, configuratio
     assert read_search(again.folder) == again.definition
 
 
+def test_without_seeds_the_configurations_own_is_meant(begun: Loaded, configuration: Path) -> None:
+    found = loaded(configuration, begun.folder.path.parent, "--grid", "optimizer.lr=0.01,0.002", "num_heads=2,3")
+    assert found.definition.seeds == (7,)
+    assert list(found.planned) == [each for each in begun.planned if each.seed == 7]
+
+
 def test_a_value_more_asks_for_its_points_alone(begun: Loaded, configuration: Path) -> None:
     more = loaded(configuration, begun.folder.path.parent, "--grid", "optimizer.lr=0.01,0.002,0.003", "num_heads=2", "--seeds", "7,8,9")
     assert more.definition.rule == begun.definition.rule
