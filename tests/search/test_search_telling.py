@@ -160,7 +160,7 @@ def test_a_trial_that_trains_is_seen_by_its_run_in_later_rungs_too(tmp_path: Pat
     assert "small: rung 2 of 3" in (resting := capsys.readouterr().out)
     assert "running" not in resting
     best = next(row.trials[0] for row in look_at(folder).results.rows if row.point.values["x"] == 1)
-    now = {"state": "training", "step": 5, "updated": time.time(), "elapsed_seconds": 5.0, "host": "elsewhere"}
+    now: dict[str, Any] = {"state": "training", "step": 5, "updated": time.time(), "elapsed_seconds": 5.0, "host": "elsewhere"}
     (folder.path.parent / best.run / "status.json").write_text(Status(best.run, **now).as_json())
     assert show_search("small", tmp_path / "runs") == 0
     assert "1 running, 2 failed, about " in capsys.readouterr().out
