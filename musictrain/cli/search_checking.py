@@ -23,9 +23,9 @@ from musictrain.cli.search_options import parser
 from musictrain.search.asking import Asking, Refused, value_of
 from musictrain.search.definition import SearchError
 from musictrain.search.plan import Planned
-from musictrain.search.reading import write_yaml
 from musictrain.search.resolving import Base, add_known, read_known, records_of_identities
 from musictrain.search.space import points_of, space_fingerprint
+from musictrain.search.yaml_text import write_yaml
 from musictrain.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)

@@ -23,9 +23,10 @@ from musictrain.search.folder import SearchFolder
 from musictrain.search.keys import dotted, in_full
 from musictrain.search.plan import Planned
 from musictrain.search.points import Point
-from musictrain.search.reading import read_definition, read_yaml, write_yaml
+from musictrain.search.reading import read_definition
 from musictrain.search.resolving import Base, Known, layer_of, read_known, with_rungs
 from musictrain.search.space import check_size, largest_number, space_fingerprint
+from musictrain.search.yaml_text import read_yaml, write_yaml
 
 BASE = "base"  # in search.yaml: the fingerprint of what lies under every point
 

@@ -9,7 +9,8 @@ from typing import Any
 
 from musictrain.cli.exits import UsageError
 from musictrain.search.definition import Definition, SearchError
-from musictrain.search.reading import checked_name, read_definition, read_yaml, with_space
+from musictrain.search.reading import checked_name, read_definition, with_space
+from musictrain.search.yaml_text import read_yaml
 
 SPACE_OPTIONS = "--grid KEY=a,b, --random 20 'KEY=loguniform(1e-4, 1e-2)' or --space FILE"
 

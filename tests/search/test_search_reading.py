@@ -13,8 +13,9 @@ from musictrain.cli.search_typed import definition_of
 from musictrain.search.definition import Definition, Objective, SearchError
 from musictrain.search.distributions import read_distribution
 from musictrain.search.keys import full_key, in_full, short_names
-from musictrain.search.reading import read_definition, read_yaml, write_yaml
+from musictrain.search.reading import read_definition
 from musictrain.search.resolving import with_rungs
+from musictrain.search.yaml_text import read_yaml, write_yaml
 
 LR, WIDTH = "model.init_args.optimizer.init_args.lr", "model.init_args.network.init_args.width"
 CONFIG: dict[str, Any] = {
