@@ -60,8 +60,7 @@ def cluster_workers(address: str, do: Callable[[Task], Outcome] = train) -> Iter
         ) from error
     try:
         check_workers(client, address)
-        # A worker that is lost is none of the trial's doing: Dask gives its job to another one.
-        yield lambda tasks: _in_parallel(tasks, do, -1, {"backend": "dask", "client": client, "wait_for_workers_timeout": WORKERS_SECONDS})
+        yield lambda tasks: _on_cluster(tasks, do, client, address)
     finally:
         client.close(timeout=CONNECT_SECONDS)
 
@@ -116,6 +115,18 @@ def _in_parallel(tasks: Sequence[Task], do: Callable[[Task], Outcome], jobs: int
 
     with parallel_config(**backend):
         yield from Parallel(n_jobs=jobs, return_as="generator_unordered", batch_size=1)(delayed(do)(task) for task in tasks)
+
+
+def _on_cluster(tasks: Sequence[Task], do: Callable[[Task], Outcome], client: Any, address: str) -> Iterator[Outcome]:
+    """A worker that is lost is none of a trial's doing: Dask gives its job to another one. The scheduler is not."""
+    backend = {"backend": "dask", "client": client, "wait_for_workers_timeout": WORKERS_SECONDS}
+    try:
+        yield from _in_parallel(tasks, do, -1, backend)
+    except Exception as error:
+        raise CommandError(
+            f"The cluster at {address} has given up: {type(error).__name__}: {error}. Trials that are at work go on by themselves, and the "
+            "same command waits for them."
+        ) from error
 
 
 def as_they_come(work: Work, tasks: Sequence[Task], look_seconds: float = LOOK_SECONDS) -> Iterator[Outcome | None]:

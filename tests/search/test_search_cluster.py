@@ -18,14 +18,15 @@ import pytest
 
 from musictrain.cli.exits import CommandError
 from musictrain.cli.search_driving import Driver, Trials
-from musictrain.cli.search_workers import check_workers, cluster_workers, local_workers, versions
+from musictrain.cli.search_workers import as_they_come, check_workers, cluster_workers, local_workers, versions
 from musictrain.runs import RunFolder, list_runs
 from musictrain.runs.status import read_status
 from musictrain.search.folder import SearchFolder
 from musictrain.search.ledger import read_ledger
+from musictrain.search.trial_job import Outcome, Task
 from tests.cli.tiny import tiny_config, write_config, write_corpus
 from tests.ports import free_port
-from tests.search.fake_trials import LAST, planned_of, search_of, train_at_once
+from tests.search.fake_trials import LAST, planned_of, search_of, task_of, train_at_once
 from tests.search.test_search_driving import Quiet, told
 from tests.strategies.two_nodes import ADDRESSES, can_make_nodes, on_node, two_nodes
 
@@ -55,6 +56,18 @@ def test_a_cluster_comes_to_what_one_machine_comes_to(tmp_path: Path) -> None:
             assert Driver(trials, workers, Quiet()).run() == 0
     assert told(tmp_path / "many") == told(tmp_path / "one")
     assert len(told(tmp_path / "one")) == 10
+
+
+def give_up(task: Task) -> Outcome:
+    """What a scheduler says of a job whose workers were killed again and again."""
+    raise RuntimeError(f"all workers of {task.run} died")
+
+
+def test_a_cluster_that_gives_up_is_told_in_words(tmp_path: Path) -> None:
+    task = task_of(SearchFolder(tmp_path / "runs" / "small"))
+    words = r"The cluster at tcp://.* has given up: RuntimeError: all workers of small-"
+    with cluster_here(1) as address, cluster_workers(address, give_up) as work, pytest.raises(CommandError, match=words):
+        list(as_they_come(work, [task], 0.01))
 
 
 class Client:
