@@ -121,8 +121,8 @@ def how_it_ended(stop: BaseException, train_log: TrainLog) -> int:
     """The exit status of a run that was stopped or rests, and where it can go on; Lightning exits with 1 after Ctrl-C, 0 after SIGTERM."""
     code = stop.code if isinstance(stop, SystemExit) else None
     if (rests := paused_after(stop)) is not None:
-        run = f", in {shown(train_log.path.parent)}" if train_log.path is not None else ""
-        print(f"The run rests after {rests:,} steps{run}. Go on with: {program()} resume RUN")
+        what = shown(train_log.path.parent) if train_log.path is not None else "RUN"
+        print(f"The run rests after {rests:,} steps. Go on with: {program()} resume {what}")
         return FINISHED
     interrupted = isinstance(stop, KeyboardInterrupt) or isinstance(stop.__context__, KeyboardInterrupt) or code == INTERRUPTED
     terminated = not interrupted and (type(stop).__name__ == "SIGTERMException" or code == TERMINATED)

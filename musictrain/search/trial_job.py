@@ -263,7 +263,7 @@ class TrialJob:
         task = self.task
         record = Record(task.identity, dict(task.point), task.seed, task.run, state)
         seconds = time.monotonic() - self._began if self._attempts else 0.0
-        work = {"attempts": task.attempts + self._attempts, "seconds": round(seconds, 3), "host": socket.gethostname()}
+        work: dict[str, Any] = {"attempts": task.attempts + self._attempts, "seconds": round(seconds, 3), "host": socket.gethostname()}
         return Outcome(replace(record, **work, time=round(time.time(), 3), **facts), asked, halt)
 
 
