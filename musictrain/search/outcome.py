@@ -43,7 +43,8 @@ def write_results(folder: SearchFolder, definition: Definition, results: Results
 def _of_point(row: Row, metrics: list[str]) -> Iterator[Any]:
     yield from (_cell(row.place), row.point.hash, row.state, int(row.pareto), row.step)
     for metric in metrics:
-        yield from map(_cell, row.means[metric][:3]) if metric in row.means else ("", "", "")
+        mean = row.means.get(metric)
+        yield from map(_cell, (None, None, None) if mean is None else (mean.mean, mean.low, mean.high))
 
 
 def _of_trial(trial: TrialRow, metrics: list[str]) -> Iterator[Any]:
