@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from musictrain.cli.commands import main
 from musictrain.runs.processes import ASKED
 from musictrain.search import trial_job
 
-KILLS, DRIVER = "SEARCH_KILLS", "SEARCH_DRIVER"
+KILLS = "SEARCH_KILLS"
 BEFORE = -1  # the first step, and the first version
 WAIT_SECONDS = 240.0
 
@@ -53,16 +54,31 @@ class Killer(Callback):
 
     def _do(self, trainer: Trainer, victim: str) -> None:
         if victim in ("driver", "both"):
-            os.kill(int(os.environ[DRIVER]), signal.SIGKILL)
+            os.kill(present_driver(), signal.SIGKILL)
         if victim == "asked":
-            os.kill(int(os.environ[DRIVER]), signal.SIGTERM)
-            wait_for_word(trainer)
+            driver = present_driver()
+            wait_for_word(lambda: os.kill(driver, signal.SIGTERM))
         if victim in ("trial", "both"):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def wait_for_word(trainer: Trainer) -> None:
-    """Do nothing until the job has passed on what the driver was asked to."""
+def present_driver() -> int:
+    """The driver that hears signals now: that of this trial may have been killed, and the next one has to begin."""
+    until = time.monotonic() + WAIT_SECONDS
+    while time.monotonic() < until:
+        try:
+            pid = int(Path(os.environ[KILLS]).with_suffix(".driver").read_text())
+            caught = re.search(r"^SigCgt:\s*(\w+)", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        except (OSError, ValueError):
+            caught = None
+        if caught is not None and int(caught[1], 16) & 1 << (signal.SIGTERM - 1):
+            return pid
+        time.sleep(0.02)
+    raise AssertionError("no driver came")
+
+
+def wait_for_word(ask: Callable[[], None]) -> None:
+    """Ask the driver, and do nothing until its job has passed that on."""
     heard: list[int] = []
     earlier = signal.getsignal(signal.SIGTERM)
 
@@ -72,6 +88,7 @@ def wait_for_word(trainer: Trainer) -> None:
             earlier(number, frame)
 
     signal.signal(signal.SIGTERM, hear)
+    ask()
     until = time.monotonic() + WAIT_SECONDS
     while not heard and time.monotonic() < until:
         time.sleep(0.02)
@@ -91,7 +108,6 @@ class Forked:
 
 def fork(words: Sequence[str], log: Path, variables: Mapping[str, str], *descriptors: int) -> Forked:
     """In place of ``launch``."""
-    driver = os.getpid()
     sys.stdout.flush()
     pid = os.fork()
     if pid:
@@ -102,7 +118,7 @@ def fork(words: Sequence[str], log: Path, variables: Mapping[str, str], *descrip
         _say_into(log)
         for number in ASKED:
             signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        os.environ.update({**variables, DRIVER: str(driver)})
+        os.environ.update({name: value for name, value in variables.items() if value})
         status = main(list(words))
         sys.stdout.flush()
         sys.stderr.flush()
@@ -153,6 +169,8 @@ def serve() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
+        if order["kills"]:
+            Path(order["kills"]).with_suffix(".driver").write_text(str(pid))
         print(os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]), flush=True)
 
 
