@@ -9,7 +9,9 @@ from typing import Any
 
 from musictrain.cli.exits import FINISHED, UsageError
 from musictrain.cli.search_loading import BASE, told_before, values_under
-from musictrain.cli.search_texts import best_lines, failure_lines, summary_line
+from musictrain.cli.search_texts import best_lines, failure_lines, importance_lines, summary_line
+from musictrain.dashboard.search import read_importance
+from musictrain.runs.eta import TimeLeft
 from musictrain.runs.records import plain
 from musictrain.runs.summary import shown
 from musictrain.search.definition import Definition, SearchError
@@ -22,7 +24,7 @@ from musictrain.search.reading import read_definition
 from musictrain.search.resolving import read_known
 from musictrain.search.results import Results, results_of
 from musictrain.search.space import space_fingerprint
-from musictrain.search.telling import OVER, told_of, training_now
+from musictrain.search.telling import OVER, progress_of, told_of, training_now
 from musictrain.suggestions import did_you_mean
 
 
@@ -56,17 +58,20 @@ def show_search(name: str, runs: Path, *, as_json: bool = False) -> int:
     """
     folder = find_search(name, runs)
     seen = look_at(folder)
-    record = as_record(folder, seen)
-    if as_json:
-        print(json.dumps(plain(record), indent=1))
-        return FINISHED
-    facts = record["facts"]
-    lines = [summary_line(seen.definition, seen.results, facts), *best_lines(seen.definition, seen.results)]
-    lines += failure_lines(seen.definition, seen.results)
+    print(json.dumps(plain(as_record(folder, seen)), indent=1) if as_json else "\n".join(lines_of(folder, seen)))
+    return FINISHED
+
+
+def lines_of(folder: SearchFolder, seen: Seen) -> list[str]:
+    """What of it fits into a terminal: how far it is, its best points, what mattered, what failed, and where everything lies."""
+    definition, results = seen.definition, seen.results
+    running, left = now_at(folder, seen)
+    facts = {**progress_of(definition, results, seen.ledger), "running": running, "left": None if left is None else [left.seconds]}
+    lines = [summary_line(definition, results, facts), *best_lines(definition, results)]
+    lines += [*importance_lines(definition, read_importance(folder.path)), *failure_lines(definition, results)]
     for title, path in (("page", folder.page), ("best", folder.best), ("table", folder.results)):
         lines += [f"  {title:<8}  {shown(path)}"] if path.is_file() else []
-    print("\n".join(lines))
-    return FINISHED
+    return lines
 
 
 def find_search(name: str, runs: Path) -> SearchFolder:
@@ -123,8 +128,13 @@ def known_to(ledger: Ledger) -> list[Planned]:
 
 def as_record(folder: SearchFolder, seen: Seen) -> dict[str, Any]:
     """Everything that the page shows too, for programs, but for curves and importance."""
+    running, left = now_at(folder, seen)
+    told = told_of(seen.definition, seen.results, seen.ledger, left=left, running=running, state="going on" if running else "resting")
+    return {"search": folder.name, "folder": str(folder.path), "finished": seen.results.finished, **told}
+
+
+def now_at(folder: SearchFolder, seen: Seen) -> tuple[int, TimeLeft | None]:
+    """How many trials train now, and the time that is left; None if none does, or nobody can tell."""
     open_ones = [trial.identity for row in seen.results.rows for trial in row.trials if trial.state not in OVER]
     running = training_now(folder.path.parent, seen.ledger, open_ones)
-    left = time_left(seen.definition, seen.planned, seen.ledger, running) if running else None
-    told = told_of(seen.definition, seen.results, seen.ledger, left=left, running=len(running), state="going on" if running else "resting")
-    return {"search": folder.name, "folder": str(folder.path), "finished": seen.results.finished, **told}
+    return len(running), time_left(seen.definition, seen.planned, seen.ledger, running) if running else None

@@ -13,8 +13,8 @@ from typing import Any
 
 from musictrain.cli.console import program
 from musictrain.cli.search_driving import Trials
-from musictrain.cli.search_texts import SearchStanding, best_lines, failure_lines, standing_of, summary_line
-from musictrain.dashboard.search import SearchData, write_search_data, write_search_page
+from musictrain.cli.search_texts import SearchStanding, best_lines, failure_lines, importance_lines, standing_of, summary_line
+from musictrain.dashboard.search import SearchData, read_importance, write_search_data, write_search_page
 from musictrain.dashboard.settings import read_config
 from musictrain.runs.summary import shown
 from musictrain.search.eta import time_left
@@ -23,6 +23,7 @@ from musictrain.search.outcome import write_best, write_results
 from musictrain.search.plan import Job, Round
 from musictrain.search.results import Results, results_of
 from musictrain.search.telling import importance_of, progress_of, told_of, training_now
+from musictrain.search.told import is_told, mark_told, unmark_told
 from musictrain.search.trial_job import Outcome
 from musictrain.speed.live_line import Display, new_display
 
@@ -54,12 +55,19 @@ class Told:
         self._weighing: threading.Thread | None = None
         self._due = self._importance_due = self._line_due = 0.0
         self._best = ""
-        self._has_page = False
+        self._has_page = self._has_begun = False
         self._complained: set[str] = set()
 
     def begin(self, ledger: Ledger, round: Round) -> None:
-        """A round begins: the line and the page are there from the first one on."""
+        """A round begins: the line and the page are there from the first one on.
+
+        Raises:
+            OSError: if the folder cannot be written.
+        """
         self._jobs = round.jobs
+        if not self._has_begun:
+            unmark_told(self._folder)
+            self._has_begun = True
         if self._display is None:
             self._display = self._new_display(lambda: self._standing)
         rungs = self._definition.rule.rungs
@@ -88,7 +96,9 @@ class Told:
     def end(self, ledger: Ledger, best: Any) -> None:
         """What came of it: the table, what failed, and where everything lies."""
         self._jobs = ()
-        results = self._take_stock(ledger, going_on=False)
+        results = self._told_before(ledger) or self._take_stock(ledger, going_on=False)
+        if results is not None and results.finished and not self._complained:
+            self._try("told.json", lambda: mark_told(self._folder))
         if self._display is not None:
             self._display.close()
         if results is None or not results.rows:
@@ -96,8 +106,13 @@ class Told:
         facts = progress_of(self._definition, results, ledger)
         print("\n".join([summary_line(self._definition, results, facts), *self._what_came(results)]), flush=True)
 
+    def _told_before(self, ledger: Ledger) -> Results | None:
+        """Results that page and files tell already; None if they do not."""
+        return self._results(ledger) if not self._has_begun and is_told(self._folder) else None
+
     def _what_came(self, results: Results) -> list[str]:
-        lines = [*best_lines(self._definition, results), *failure_lines(self._definition, results)]
+        told = [*importance_lines(self._definition, read_importance(self._folder.path)), *failure_lines(self._definition, results)]
+        lines = [*best_lines(self._definition, results), *told]
         lines += [f"  page      {shown(self._folder.page)}"] if self._folder.page.is_file() else []
         if results.best is not None and self._folder.best.is_file():
             lines += [f"  best      {shown(self._folder.best)}", f"  train it  {program()} fit --config {shown(self._folder.best)}"]
@@ -107,11 +122,9 @@ class Told:
 
     def _take_stock(self, ledger: Ledger, *, going_on: bool) -> Results | None:
         """Results as they are now, told to line, page and files; None if they cannot be had."""
-        found: list[Results] = []
-        self._try("results", lambda: found.append(results_of(self._definition, self._trials.planned, ledger)))
-        if not found:
+        results = self._results(ledger)
+        if results is None:
             return None
-        (results,) = found
         running = training_now(self._folder.path.parent, ledger, self._missing(ledger)) if going_on else {}
         left = time_left(self._definition, self._trials.planned, ledger, running) if going_on else None
         facts, seconds = progress_of(self._definition, results, ledger), time.monotonic() - self._began
@@ -122,6 +135,11 @@ class Told:
         self._try("results.csv", lambda: write_results(self._folder, self._definition, results))
         self._try("best.yaml", lambda: self._keep_best(results))
         return results
+
+    def _results(self, ledger: Ledger) -> Results | None:
+        found: list[Results] = []
+        self._try("results", lambda: found.append(results_of(self._definition, self._trials.planned, ledger)))
+        return found[0] if found else None
 
     def _draw(self, told: dict[str, Any], going_on: bool) -> None:
         if not self._has_page:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -130,10 +130,14 @@ def best_lines(definition: Definition, results: Results, most: int | None = MOST
 
 def _varying(results: Results, definition: Definition) -> list[str]:
     """The settings in which points differ, as many as there is room for."""
-    keys = [
-        key for key in definition.parameters() if len({shown_value(row.point.values.get(key, "")) for row in results.rows}) > 1
-    ] or definition.parameters()
-    return keys[:MOST_SETTINGS]
+    keys = definition.parameters()
+    return ([key for key in keys if _differs(results.rows, key)] or keys)[:MOST_SETTINGS]
+
+
+def _differs(rows: Sequence[Row], key: str) -> bool:
+    shown = (shown_value(row.point.values.get(key, "")) for row in rows)
+    first = next(shown, "")
+    return any(each != first for each in shown)
 
 
 def _cells(row: Row, definition: Definition, keys: list[str], *, several: bool) -> Iterator[str]:
@@ -162,6 +166,24 @@ def failure_lines(definition: Definition, results: Results, most: int | None = M
     for point, trial in failures[:most]:
         lines.append(f"  {inert(trial.trial or '-')}  {inert(point.words(names))}, seed {trial.seed}: {inert(trial.reason)}")
     return [*lines, *([f"  and {len(failures) - most:,} more"] if most is not None and len(failures) > most else [])]
+
+
+def importance_lines(definition: Definition, told: Mapping[str, Any] | None, most: int = MOST_SETTINGS) -> list[str]:
+    """What mattered, in a line; none if nobody has found out, or there was too little to go by.
+
+    Args:
+        definition: of the search.
+        told: as its page has it, see ``musictrain.search.telling.importance_of``.
+        most: how many settings are named.
+    """
+    if not told or not told["parameters"]:
+        return []
+    of = f"R2 {told['r2']:.2f}, {counted(told['num_points'], 'point')}"
+    if told["unsure"]:
+        return [f"What mattered cannot be told ({of})."]
+    names = short_names(definition.parameters())
+    words = [f"{inert(names.get(each['key'], each['key']))} {each['mean']:.2f}" for each in told["parameters"][:most]]
+    return [f"What mattered, by how far R2 falls: {', '.join(words)} ({of})."]
 
 
 def summary_line(definition: Definition, results: Results, facts: Mapping[str, Any]) -> str:

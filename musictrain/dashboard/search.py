@@ -6,6 +6,7 @@ whoever drives it; curves are read from the folders of the trials' runs, which l
 
 from __future__ import annotations
 
+import json
 import math
 import time
 from collections.abc import Mapping, Sequence
@@ -21,6 +22,7 @@ from musictrain.runs.folder import RunFolder
 
 SCHEMA = 1
 PAGE_NAME, DATA_NAME = "dashboard.html", "dashboard_data.js"
+CALL, END = "musictrain.search(", ");\n"
 STYLES = ("theme.css", "page.css", "overview.css", "search.css")
 SCRIPTS = ("base.js", "overview_curves.js", "overview_parallel.js", "search_points.js", "search_charts.js", "search.js")
 MOST_BYTES = 1_000_000
@@ -128,7 +130,17 @@ def write_search_data(folder: Path, data: Mapping[str, Any]) -> None:
     Raises:
         OSError: if it cannot be written.
     """
-    atomic_write(folder / DATA_NAME, f"musictrain.search({script_json(data)});\n", durable=False)
+    atomic_write(folder / DATA_NAME, f"{CALL}{script_json(data)}{END}", durable=False)
+
+
+def read_importance(folder: Path) -> dict[str, Any] | None:
+    """What mattered, as the page was told it last; None if there is no page, or nobody has found out."""
+    try:
+        text = (folder / DATA_NAME).read_text(encoding="utf-8")
+        found = json.loads(text.removeprefix(CALL).removesuffix(END))["importance"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def write_search_page(folder: Path, name: str) -> None:

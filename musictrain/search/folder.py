@@ -5,9 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from musictrain.runs.folder import RunFolder
-
-SHORT = 8
+LONG_ENOUGH = 16  # characters of an identity that no other one shares; the short ones that name a run may have a twin
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,11 @@ class SearchFolder:
         return self.path / "dashboard.html"
 
     @property
+    def page_data(self) -> Path:
+        """What the page shows."""
+        return self.path / "dashboard_data.js"
+
+    @property
     def best(self) -> Path:
         """The best configuration, that ``fit`` takes."""
         return self.path / "best.yaml"
@@ -66,8 +69,13 @@ class SearchFolder:
         return self.path / "results.csv"
 
     @property
+    def told(self) -> Path:
+        """Of which records the page, the table and the best configuration tell; see ``musictrain.search.told``."""
+        return self.path / "told.json"
+
+    @property
     def running(self) -> Path:
-        """Locks of trials, each held by the process of one for as long as it lives."""
+        """What is at work: who sits at which device, who asks ``fit``, and words to end. The lock of a trial lies in its run's folder."""
         return self.path / "running"
 
     @property
@@ -79,18 +87,10 @@ class SearchFolder:
         """Whether a search has begun here."""
         return self.definition.is_file()
 
-    def lock(self, identity: str) -> Path:
-        """Held by the process of a trial."""
-        return self.running / identity[:SHORT]
-
     def log(self, identity: str) -> Path:
         """What a trial's process has printed."""
-        return self.logs / f"{identity[:SHORT]}.log"
+        return self.logs / f"{identity[:LONG_ENOUGH]}.log"
 
     def layer(self, identity: str) -> Path:
         """What a trial has over the files under every point."""
-        return self.path / "layers" / f"{identity[:SHORT]}.yaml"
-
-    def run(self, identity: str) -> RunFolder:
-        """The run of a trial, beside this folder."""
-        return RunFolder(self.path.parent / f"{self.name}-{identity[:SHORT]}")
+        return self.path / "layers" / f"{identity[:LONG_ENOUGH]}.yaml"

@@ -18,7 +18,7 @@ from musictrain.cli.exits import UsageError
 from musictrain.cli.search_driving import Driver, Trials
 from musictrain.cli.search_showing import look_at, show_search
 from musictrain.cli.search_telling import Told
-from musictrain.cli.search_texts import SearchStanding, with_interval
+from musictrain.cli.search_texts import SearchStanding, importance_lines, with_interval
 from musictrain.cli.search_workers import local_workers
 from musictrain.runs.eta import TimeLeft
 from musictrain.runs.status import Status
@@ -28,6 +28,8 @@ from musictrain.search.folder import SearchFolder
 from musictrain.search.importance import importances
 from musictrain.search.intervals import Interval
 from musictrain.search.ledger import read_ledger
+from musictrain.search.plan import Job, Round
+from musictrain.search.points import Point
 from musictrain.search.results import results_of
 from musictrain.search.telling import compared, told_of
 from musictrain.search.trial_job import train
@@ -46,10 +48,26 @@ def searched(tmp_path: Path, definition: Definition, loss: Callable[[Mapping[str
     folder = SearchFolder(tmp_path / "runs" / definition.name)
     folder.path.mkdir(parents=True)
     folder.definition.write_text(yaml.safe_dump(definition.told()))
-    trials = Trials(definition, folder, planned_of(definition), lambda job: [f"x={json.dumps(job.point.values['x'])}"], LAST)
+    drive(folder, definition, loss)
+    return folder
+
+
+def drive(folder: SearchFolder, definition: Definition, loss: Callable[[Mapping[str, Any], int], float] = usual_loss) -> None:
+    """The command, once more."""
+    trials = trials_of(folder, definition)
     workers = local_workers(definition.slots, partial(train, start=FakeTrials(loss=loss)))
     assert Driver(trials, workers, Told(trials)).run() == 0
-    return folder
+
+
+def trials_of(folder: SearchFolder, definition: Definition) -> Trials:
+    """What the driver of a search is told."""
+    return Trials(definition, folder, planned_of(definition), lambda job: [f"x={json.dumps(job.point.values['x'])}"], LAST)
+
+
+def page_data(folder: SearchFolder) -> dict[str, Any]:
+    """What the page shows."""
+    told: dict[str, Any] = json.loads(folder.page_data.read_text().removeprefix("musictrain.search(").removesuffix(");\n"))
+    return told
 
 
 def halved(tmp_path: Path) -> SearchFolder:
@@ -109,8 +127,7 @@ def test_the_best_configuration_is_that_of_the_run_without_its_name_and_place(tm
 def test_the_page_is_told_points_in_order_failures_and_that_it_is_over(tmp_path: Path) -> None:
     folder = halved(tmp_path)
     assert folder.page.is_file()
-    text = (folder.path / "dashboard_data.js").read_text()
-    data = json.loads(text.removeprefix("musictrain.search(").removesuffix(");\n"))
+    data = page_data(folder)
     assert [point["values"]["x"] for point in data["points"]] == [1, 2, 3, 4, 5, 6]
     assert [point["state"] for point in data["points"]] == ["finished", "given up", "given up", "given up", "given up", "failed"]
     assert [point["step"] for point in data["points"]] == [9, 6, 3, 3, 3, 0]
@@ -121,17 +138,55 @@ def test_the_page_is_told_points_in_order_failures_and_that_it_is_over(tmp_path:
     assert data["importance"]["sentence"].startswith("5 points with a result are too few")
 
 
-def test_importance_goes_by_the_rung_that_nearly_all_have_come_to(tmp_path: Path) -> None:
+def test_importance_goes_by_the_rung_that_nearly_all_have_come_to(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     definition = search_of([float(x) for x in range(12)], (3, 6, LAST), "halving")
     folder = searched(tmp_path, definition)
     results = results_of(definition, planned_of(definition), read_ledger(folder.trials))
     points, values, step = compared(definition, results)
     assert step == 3
     assert values == [float(point["x"]) + 1 / 3 for point in points]
-    told = json.loads((folder.path / "dashboard_data.js").read_text()[len("musictrain.search(") : -3])["importance"]
+    told = page_data(folder)["importance"]
     assert told["num_points"] == 12
     assert told["r2"] == pytest.approx(importances(points, values).r2, rel=1e-4)
     assert told["about"].startswith("By lowest val/loss after 3 steps")
+    mattered = f"What mattered, by how far R2 falls: x {told['parameters'][0]['mean']:.2f} (R2 {told['r2']:.2f}, 12 points).\n"
+    assert mattered in capsys.readouterr().out
+    folder.results.unlink()  # nothing is found out again
+    assert show_search(definition.name, tmp_path / "runs") == 0
+    assert mattered in capsys.readouterr().out
+    assert importance_lines(definition, {**told, "r2": 0.0, "unsure": True}) == ["What mattered cannot be told (R2 0.00, 12 points)."]
+
+
+def test_a_search_that_is_over_is_told_again_but_neither_drawn_nor_weighed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder, definition = halved(tmp_path), search_of(XS, (3, 6, LAST), "halving", seeds=(0, 1))
+    files = (folder.page, folder.page_data, folder.results)
+    first, was = capsys.readouterr().out, [file.stat().st_ino for file in files]
+    drive(folder, definition)
+    assert [file.stat().st_ino for file in files] == was
+    assert (again := capsys.readouterr().out).startswith("small: finished, 6 points")
+    assert again in first
+    folder.results.unlink()
+    drive(folder, definition)
+    assert folder.results.is_file()
+    assert folder.page_data.stat().st_ino != was[1]
+
+
+@pytest.mark.parametrize("what", ["another definition", "another record", "a page of a driver that was killed"])
+def test_what_has_changed_is_drawn_again(what: str, tmp_path: Path) -> None:
+    folder, definition = halved(tmp_path), search_of(XS, (3, 6, LAST), "halving", seeds=(0, 1))
+    was = folder.page_data.stat().st_ino
+    if what == "another definition":
+        folder.definition.write_text(folder.definition.read_text() + "# somebody was here\n")
+    elif what == "another record":
+        folder.trials.write_text(folder.trials.read_text() + "\n")
+    else:
+        job = Job("9" * 64, Point({"x": 1.0}), 0, "small-99999999", 0, 3)
+        Told(trials_of(folder, definition)).begin(read_ledger(folder.trials), Round(0, 3, (job,)))
+        assert page_data(folder)["live"] is True
+        was = folder.page_data.stat().st_ino
+    drive(folder, definition)
+    assert folder.page_data.stat().st_ino != was
+    assert page_data(folder)["live"] is False
 
 
 def test_show_says_the_same_from_the_files_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
