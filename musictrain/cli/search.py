@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from musictrain.checkpoints.lock import FolderInUseError, FolderLock
@@ -22,6 +24,7 @@ LOOK_SECONDS = 0.2
 CHECK = "check"
 MOST_SHOWN = 20
 LAST_LINES = 12
+ALL_USED = 100_000  # new objects before Python looks among them
 
 
 def run(command: str, arguments: list[str]) -> int:
@@ -32,17 +35,34 @@ def run(command: str, arguments: list[str]) -> int:
         CommandError: if another process is at work on it, or it cannot go on.
     """
     options = parser().parse_args(arguments)
+    with seldom_collected():
+        return _run(options, arguments)
+
+
+@contextmanager
+def seldom_collected() -> Iterator[None]:
+    """Within it Python looks less often for what nobody uses: records of many trials are all small, all used, and stay."""
+    earlier = gc.get_threshold()
+    gc.set_threshold(ALL_USED, *earlier[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*earlier)
+
+
+def _run(options: argparse.Namespace, arguments: list[str]) -> int:
     if options.show is not None:
         from musictrain.cli.search_showing import show_search
 
         return show_search(options.show, options.runs, as_json=options.json)
     loaded = load(options)
-    if options.check:
-        from musictrain.cli.search_checking import check
+    if options.check or ((options.json or options.dry_run) and loaded.unchecked):
+        from musictrain.cli import search_checking
 
-        return check(loaded)
+        if options.check:
+            return search_checking.check(loaded)
+        loaded = search_checking.asked(loaded, keep=False)  # whoever only looks leaves nothing behind
     if options.json or options.dry_run:
-        loaded = known(loaded, options, arguments)
         print(json.dumps(plain(as_json(loaded)), indent=1) if options.json else "\n".join(plan_lines(loaded)))
         return FINISHED
     return drive(loaded, options, arguments)
@@ -111,7 +131,7 @@ def known(loaded: Loaded, options: argparse.Namespace, arguments: Sequence[str],
         loaded.folder.logs.mkdir(parents=True, exist_ok=True)
         loaded.folder.running.mkdir(parents=True, exist_ok=True)
         write_base(loaded)
-        status, said = asked(loaded, [*(word for word in arguments if word not in ("--dry-run", "--json")), "--check"], start or launch)
+        status, said = asked(loaded, [*arguments, "--check"], start or launch)
     except OSError as error:
         raise CommandError(f"{loaded.folder.path} cannot be written: {error.strerror or error}") from error
     if status in (INTERRUPTED, TERMINATED) or status < 0:

@@ -48,15 +48,19 @@ def check(loaded: Loaded) -> int:
     return FINISHED
 
 
-def asked(loaded: Loaded) -> Loaded:
-    """The search with everything known of it, which is kept in its folder if there is one.
+def asked(loaded: Loaded, *, keep: bool = True) -> Loaded:
+    """The search with everything known of it.
+
+    Args:
+        loaded: the search as far as it is known.
+        keep: whether the rest is kept in its folder, if there is one.
 
     Raises:
         UsageError: for what cannot work.
     """
     try:
         if loaded.unchecked:
-            loaded = _found_out(loaded)
+            loaded = _found_out(loaded, keep=keep)
     except SearchError as error:
         raise UsageError(str(error)) from error
     if all(each.error for each in loaded.planned):
@@ -64,7 +68,7 @@ def asked(loaded: Loaded) -> Loaded:
     return loaded
 
 
-def _found_out(loaded: Loaded) -> Loaded:
+def _found_out(loaded: Loaded, *, keep: bool) -> Loaded:
     known, fingerprint = read_known(loaded.folder.points), loaded.base.fingerprint
     records: list[dict[str, Any]] = []
 
@@ -84,7 +88,7 @@ def _found_out(loaded: Loaded) -> Loaded:
             for record in records_of_identities(fingerprint, answers(reader, found)):
                 found = learn(record)
     finally:
-        if loaded.folder.path.is_dir():
+        if keep and loaded.folder.path.is_dir():
             add_known(loaded.folder.points, records)
     return found
 

@@ -115,7 +115,18 @@ def test_a_plan_trains_nothing(tmp_path: Path, check: FakeCheck, fits: FakeTrial
     told = json.loads(out)
     assert (told["steps"], [trial["point"]["model.init_args.x"] for trial in told["trials"]]) == (18, [2.0, 1.0])
     assert fits.started == []
-    assert not (tmp_path / "runs/small/trials.jsonl").exists()
+    assert (check.asked, (tmp_path / "runs").exists()) == ([], False), "it leaves nothing"
+
+
+def test_a_plan_of_more_points_leaves_a_search_as_it_was(tmp_path: Path, check: FakeCheck, fits: FakeTrials, type_search: Type) -> None:
+    def stored() -> dict[Path, bytes]:
+        return {path: path.read_bytes() for path in (tmp_path / "runs/small").rglob("*") if path.is_file()}
+
+    type_search("--grid", "x=2.0,1.0")
+    was = stored()
+    status, out, _ = type_search("--grid", "x=2.0,1.0,0.5", "--dry-run")
+    assert (status, "tries     3 points" in out) == (0, True)
+    assert stored() == was
 
 
 def test_what_fit_refuses_is_said_as_it_says_it(check: FakeCheck, fits: FakeTrials, type_search: Type) -> None:
@@ -158,7 +169,7 @@ def test_a_check_that_outlived_its_driver_is_waited_for(
         other.give()
 
     monkeypatch.setattr(search.time, "sleep", wait)
-    assert type_search("--grid", "x=2.0,1.0", "--dry-run")[0] == 0
+    assert type_search("--grid", "x=2.0,1.0")[0] == 0
     assert waited
     assert len(check.asked) == 1
 
