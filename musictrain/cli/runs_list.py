@@ -10,7 +10,7 @@ from typing import Any
 
 from musictrain.cli.exits import FINISHED, CommandError, UsageError
 from musictrain.cli.runs_query import ALIASES, HIDDEN, TIMES, Row, Runs, parse_condition
-from musictrain.cli.runs_searches import folded, words_of
+from musictrain.cli.runs_searches import aims_of, folded, words_of
 from musictrain.cli.runs_texts import duration, figure, inert, moment, progress, table
 from musictrain.runs.index import RunIndex
 from musictrain.runs.index_sql import QueryError
@@ -36,7 +36,8 @@ def list_command(options: argparse.Namespace, index: RunIndex) -> int:
     num = len(rows)
     searches: dict[str, int] = {}
     if _folds(options):
-        rows, searches = folded(rows, index.searches(), unfold=options.trials)
+        made_by = index.searches()
+        rows, searches = folded(rows, made_by, unfold=options.trials, aims=aims_of(index, made_by.values()))
     lines = len(rows)
     rows = rows[: options.limit]
     columns = columns_of(options.columns)

@@ -12,6 +12,7 @@ from musictrain.checkpoints.catalog import Version, best_versions, list_versions
 from musictrain.cli.exits import FINISHED, CommandError
 from musictrain.cli.options import default_runs_dir
 from musictrain.cli.runs_compare import metrics_of, of_interest
+from musictrain.cli.runs_gathered import show_gathered
 from musictrain.cli.runs_list import as_record, finite
 from musictrain.cli.runs_texts import duration, figure, in_colour, inert, moment, progress, table
 from musictrain.dashboard.settings import read_config
@@ -33,7 +34,9 @@ PAGES = ("dashboard.html", "report.html", "curves.png", "config.yaml", "train.lo
 
 
 def show_command(options: argparse.Namespace, index: RunIndex) -> int:
-    """One run in full."""
+    """One run in full; of a search or a protocol of stages what its runs came to."""
+    if (status := show_gathered(options)) is not None:
+        return status
     run = find_run(options.run, options.runs)
     if index.holds(run):
         return _show(options, index, run)

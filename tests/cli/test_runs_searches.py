@@ -53,6 +53,28 @@ def test_the_trials_of_a_search_are_one_line_that_counts_them_and_knows_the_best
     assert footing[0].endswith("3 of them trials of 1 search (--trials shows each).")
 
 
+@pytest.mark.parametrize(
+    ("objective", "best", "step"),
+    [
+        ({"metric": "val/loss", "mode": "max", "value": "best"}, "0.6", "10"),
+        ({"metric": "train/x", "mode": "max", "value": "best"}, "9 (train/x)", "2"),
+        ({"metric": "train/x", "mode": "min", "value": "last"}, "1 (train/x)", "4"),
+        ({"metric": "train/x", "mode": "max", "value": "last"}, "5 (train/x)", "4"),
+    ],
+)
+def test_a_search_goes_by_its_own_objective(capsys: Any, runs: Path, objective: dict[str, str], best: str, step: str) -> None:
+    for name, values in {"rates-1": (9.0, 1.0), "rates-2": (7.0, 5.0)}.items():
+        with (runs / name / "metrics.jsonl").open("a") as out:
+            out.writelines(json.dumps({"time": 1.0, "step": 2 * (place + 1), "train/x": x}) + "\n" for place, x in enumerate(values))
+    (runs / "rates").mkdir()
+    (runs / "rates/search.yaml").write_text(json.dumps({"name": "rates", "objectives": [objective, {"metric": "y", "mode": "min"}]}))
+    _, *lines, _ = lines_of(capsys, runs)
+    assert lines[1][3:5] == [best, step]
+    (runs / "rates/search.yaml").write_text("objectives: [")
+    _, *lines, _ = lines_of(capsys, runs)
+    assert lines[1][3:5] == ["0.3", "10"], "nobody can tell what else it goes by"
+
+
 def test_unfolded_they_follow_their_search(capsys: Any, runs: Path) -> None:
     _, *lines, footing = lines_of(capsys, runs, "--trials")
     assert [line[0] for line in lines[:2]] == ["alone", "rates (3 trials)"]
