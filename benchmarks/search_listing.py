@@ -5,9 +5,11 @@ of several new processes, start included:
 
 - ``show``: ``musictrain search --show NAME``, the table of the best and the failures;
 - ``dry_run``: the same command as before with ``--dry-run``: every point is enumerated and told to be known;
-- ``again``: the same command as before: every trial is skipped, results, page and table are written again;
+- ``again``: the same command as before: every trial is skipped, and what came of them is printed;
+- ``first_end``: once, where nobody has told of the end yet: importance, page and table are made, too;
 
-and within one process the parts of that: reading the points, reading the ledger, finding what comes next, ranking.
+each in seconds that somebody waits, and in seconds of a processor, which others at work on the machine change less; and within one
+process the parts of that: reading the points, reading the ledger, finding what comes next, ranking.
 
     python -m benchmarks.search_listing [--trials 10000] [--seeds 1] [--rule none] [--runs 3]
 """
@@ -160,6 +162,7 @@ def main() -> None:
             **{"trials": trials, "seeds": told.seeds, "rule": told.rule},
             "show": seconds_of(["--show", "listed", *runs], told.runs),
             "dry_run": seconds_of([*words, "--dry-run"], told.runs),
+            "first_end": seconds_of(words, 1),
             "again": seconds_of(words, told.runs),
             "parts_seconds": parts_of(words, told.runs),
         }
