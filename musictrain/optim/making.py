@@ -98,6 +98,18 @@ def describe_optimizer(optimizer: Optimizer, network: nn.Module) -> str:
     return "\n".join(told)
 
 
+def optimizer_in_short(optimizer: Optimizer) -> str:
+    """Who moves how much, and how fast: ``Muon for 26,624 parameters in hidden matrices, AdamW for 11,648; learning rate 0.001``."""
+    name, groups = type(optimizer).__name__, optimizer.param_groups
+    counts = Counter[bool]()
+    for group in groups:
+        counts[bool(group.get(BY_MUON))] += sum(each.numel() for each in group["params"])
+    split = any(BY_MUON in group for group in groups)
+    who = f"{name} for {counts[True]:,} parameters in hidden matrices, AdamW for {counts[False]:,}" if split else name
+    rates = sorted({float(group.get("initial_lr", group["lr"])) for group in groups})
+    return f"{who}; learning rate " + " to ".join(f"{rate:.3g}" for rate in sorted({rates[0], rates[-1]}))
+
+
 def _in_short(names: dict[int, str], parameters: list[Any]) -> str:
     """Names with stars for numbers, each with its shape, and how many have it."""
     kinds = Counter(f"{without_numbers(names.get(id(each), '?'))} ({' x '.join(map(str, each.shape))})" for each in parameters)
