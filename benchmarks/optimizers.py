@@ -6,9 +6,9 @@ trained with that rate for several seeds; the same seed has the same first weigh
 cosine for all but schedule-free, which warms up and stays. Weight decay is each optimizer's usual one; nothing else was searched.
 
 The losses that are to be reached are those that AdamW has, on average over the seeds, after a half, three quarters and all of its steps.
-Seconds are CPU seconds of training steps alone, on one thread; what is compared by them is this machine and this size, at which an optimizer's own work weighs
-more than in a large network. Intervals are 95 % (Student's t) over the seeds; of steps and seconds the mean share of AdamW's, seed by
-seed, over the seeds in which both got there.
+Seconds are CPU seconds of training steps alone, on one thread; what is compared by them is this machine and this size, at which an
+optimizer's own work weighs more than in a large network. Intervals are 95 % (Student's t) over the seeds; of steps and seconds the mean
+share of AdamW's, seed by seed, over the seeds in which both got there.
 
     python -m benchmarks.optimizers [optimizer ...] [--seeds 3] [--size 1.0] [--output FILE]
 
