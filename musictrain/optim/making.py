@@ -94,7 +94,7 @@ def describe_optimizer(optimizer: Optimizer, network: nn.Module) -> str:
         told.append(line)
         if BY_MUON in group:
             rule = type(optimizer).__name__ if group[BY_MUON] else "AdamW"
-            told.append(f"    by {rule}: {_in_short(names, group['params'])}")
+            told.append(f"    by {rule}: {_in_short(names, group['params'], str(group.get('name', '?')))}")
     return "\n".join(told)
 
 
@@ -110,9 +110,9 @@ def optimizer_in_short(optimizer: Optimizer) -> str:
     return f"{who}; learning rate " + " to ".join(f"{rate:.3g}" for rate in sorted({rates[0], rates[-1]}))
 
 
-def _in_short(names: dict[int, str], parameters: list[Any]) -> str:
-    """Names with stars for numbers, each with its shape, and how many have it."""
-    kinds = Counter(f"{without_numbers(names.get(id(each), '?'))} ({' x '.join(map(str, each.shape))})" for each in parameters)
+def _in_short(names: dict[int, str], parameters: list[Any], other: str) -> str:
+    """Names with stars for numbers, each with its shape, and how many have it; ``other`` is what is no weight of the network's called."""
+    kinds = Counter(f"{without_numbers(names.get(id(each), other))} ({' x '.join(map(str, each.shape))})" for each in parameters)
     shown = [f"{count} {kind}" if count > 1 else kind for kind, count in list(kinds.items())[:MOST_NAMES]]
     return ", ".join([*shown, *([f"and {len(kinds) - MOST_NAMES} more"] if len(kinds) > MOST_NAMES else [])])
 
