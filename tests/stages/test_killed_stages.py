@@ -44,7 +44,7 @@ def write_stages(folder: Path, *, taught: bool = False) -> Path:
         second = stage("second", hand_over="nothing")
         second["config"] |= {"model": {"init_args": {"distillation": {"teacher": "stage:first@best", "hidden": {"blocks.0": "blocks.0"}}}}}
         third = stage("third", hand_over={"from": "first", "vocabulary": "extend"})
-        third["config"] |= {"data": {"init_args": {"tokenizer": {"class_path": "musictrain.VoiceGrid", "init_args": {"highest": 90}}}}}
+        third["config"] |= {"data": {"init_args": {"tokenizer": {"class_path": "musictrain.VoiceGrid", "init_args": {"highest": 120}}}}}
         third["budget"] |= {"steps": 99, "stop": {"watch": [{"metric": "val/loss", "min_delta": 9.0}], "patience": 1, "guards": []}}
         third["config"]["model"] = {"init_args": {"schedule": "musictrain.optim.Constant"}}
     path = folder / "protocol.yaml"
