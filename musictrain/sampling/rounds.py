@@ -78,7 +78,8 @@ def validation_pieces(datamodule: Any, num: int) -> list[Any]:
 
 def tokens_per_beat_of(datamodule: Any) -> float | None:
     """How many tokens a beat takes in what validation is about; None if nobody knows."""
-    store, label = getattr(datamodule, "store", None), measured_on(datamodule)
+    store: Any = getattr(datamodule, "store", None)
+    label = measured_on(datamodule)
     return mean_tokens_per_beat(store, None if label is None else pieces_of_corpora(store, [label])[label].tolist())
 
 
