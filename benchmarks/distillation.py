@@ -4,7 +4,8 @@ The teacher is trained once and kept, and so is the result of every student: wha
 shares its seed, and with it the first weights, the batches and dropout; the interval is of the difference within pairs, 95 % by Student's
 t over the seeds. Everything is reported as it is.
 
-    python -m benchmarks.distillation                     about 12 core-minutes
+    python -m benchmarks.distillation                     about 17 core-minutes
+    python -m benchmarks.distillation --size long         three times the students' steps: about 26 more for 3 seeds
     python -m benchmarks.distillation --size toy          seconds: does it run?
     python -m benchmarks.distillation --only teacher      or: students, summary
 """
@@ -17,7 +18,7 @@ import logging
 import math
 import statistics
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,11 @@ from musictrain.optim import AdamW, WarmupCosine
 from musictrain.runs.atomic import atomic_write
 
 LOWEST, HIGHEST = 36, 81
-ARMS: dict[str, dict[str, Any] | None] = {"without": None, "with": {"temperature": 2.0, "weight": 0.7}}
+ARMS: dict[str, dict[str, Any] | None] = {
+    "without": None,
+    "with": {"temperature": 2.0, "weight": 0.7},
+    "milder": {"temperature": 1.0, "weight": 0.5},
+}
 # Two-sided 95 % quantiles of Student's t by degrees of freedom.
 T_QUANTILES = {1: 12.706, 2: 4.303, 3: 3.182, 4: 2.776, 5: 2.571, 6: 2.447, 7: 2.365, 8: 2.306, 9: 2.262}
 
@@ -74,6 +79,9 @@ SIZES = {
         batch_size=2,
     ),
 }
+SIZES["long"] = replace(SIZES["real"], name="long", steps=1200)
+# The longer students have the same teacher.
+TEACHER_OF = {"long": "real"}
 
 
 class Curve(Callback):
@@ -97,7 +105,7 @@ def data_of(size: Size, seed: int) -> MusicDataModule:
         batch_size=size.batch_size,
         packing=False,
         align=64,
-        valid_window=4096 if size.name == "real" else 64,
+        valid_window=64 if size.name == "toy" else 4096,
         transpose=(-6, 6),
         seed=seed,
     )
@@ -129,7 +137,7 @@ def train(size: Size, sizes: dict[str, int], steps: int, seed: int, dropout: flo
         accelerator="cpu", max_steps=steps, max_epochs=-1,
         check_val_every_n_epoch=None, val_check_interval=max(1, steps // size.validations), gradient_clip_val=1.0,
         logger=False, enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
-        num_sanity_val_steps=0, limit_val_batches=1.0 if size.name == "real" else 1, callbacks=[curve], use_distributed_sampler=False,
+        num_sanity_val_steps=0, limit_val_batches=1 if size.name == "toy" else 1.0, callbacks=[curve], use_distributed_sampler=False,
     )  # fmt: skip
     began = time.process_time()
     trainer.fit(module, data_of(size, seed))
@@ -178,6 +186,11 @@ def interval(values: list[float]) -> dict[str, float]:
     return {"mean": round(mean, 5), "low": round(mean - half, 5), "high": round(mean + half, 5)}
 
 
+def at(student: dict[str, Any], place: int) -> float:
+    """What a student had at one validation, counted from 0."""
+    return float(student["curve"][place]["val/nats_per_note"])
+
+
 def summary(size: Size, teacher: dict[str, Any], found: list[dict[str, Any]]) -> dict[str, Any]:
     """What there is to read: each arm, the difference within pairs at the end and on the way, and what the teacher costs."""
     by = {(each["arm"], each["seed"]): each for each in found}
@@ -185,10 +198,12 @@ def summary(size: Size, teacher: dict[str, Any], found: list[dict[str, Any]]) ->
     ends = {arm: [by[arm, seed]["curve"][-1]["val/nats_per_note"] for seed in seeds] for arm in ARMS}
     gaps = [
         {
-            "step": by["with", seeds[0]]["curve"][place]["step"],
-            "with_minus_without": interval(
-                [by["with", s]["curve"][place]["val/nats_per_note"] - by["without", s]["curve"][place]["val/nats_per_note"] for s in seeds]
-            ),
+            "step": by["without", seeds[0]]["curve"][place]["step"],
+            **{
+                f"{arm}_minus_without": interval([at(by[arm, s], place) - at(by["without", s], place) for s in seeds])
+                for arm in ARMS
+                if arm != "without"
+            },
         }
         for place in range(min(len(each["curve"]) for each in found))
     ]
@@ -204,7 +219,7 @@ def summary(size: Size, teacher: dict[str, Any], found: list[dict[str, Any]]) ->
             "steps": teacher["steps"],
         },
         "student": {"parameters": parameters, "share_of_teacher": round(parameters / teacher["parameters"], 3), "steps": size.steps},
-        "settings": ARMS["with"],
+        "settings": ARMS,
         "at_the_end": {arm: {"each": [round(value, 5) for value in values], **interval(values)} for arm, values in ends.items()},
         "on_the_way": gaps,
         "seconds_of_cpu": {arm: round(value, 1) for arm, value in seconds.items()},
@@ -212,7 +227,7 @@ def summary(size: Size, teacher: dict[str, Any], found: list[dict[str, Any]]) ->
 
 
 def main() -> None:
-    """Train what is missing, and write ``results/distillation.json``."""
+    """Train what is missing, and write ``results/distillation.json``, that of longer students beside it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="real")
     parser.add_argument("--only", choices=("teacher", "students", "summary"), default=None)
@@ -221,19 +236,20 @@ def main() -> None:
     options = parser.parse_args()
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     size = SIZES[options.size]
-    folder = options.keep or cache_root() / "benchmarks" / f"distillation-{size.name}"
+    root = cache_root() / "benchmarks"
+    folder = options.keep or root / f"distillation-{size.name}"
     folder.mkdir(parents=True, exist_ok=True)
-    path, teacher = trained_teacher(size, folder)
+    path, teacher = trained_teacher(size, options.keep or root / f"distillation-{TEACHER_OF.get(size.name, size.name)}")
     if options.only == "teacher":
         return
     found = students(size, folder, path, options.seeds)
     if options.only == "students":
         return
     told = summary(size, teacher, found)
-    if size.name == "real":
-        write_result("distillation", told)
-    else:
+    if size.name == "toy":
         print(json.dumps(told, indent=1))
+    else:
+        write_result("distillation" if size.name == "real" else f"distillation_{size.name}", told)
 
 
 if __name__ == "__main__":

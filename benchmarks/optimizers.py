@@ -6,9 +6,9 @@ trained with that rate for several seeds; the same seed has the same first weigh
 cosine for all but schedule-free, which warms up and stays. Weight decay is each optimizer's usual one; nothing else was searched.
 
 The losses that are to be reached are those that AdamW has, on average over the seeds, after a half, three quarters and all of its steps.
-Seconds are those of training steps alone; what is compared by them is this machine and this size, at which an optimizer's own work weighs
-more than in a large network. Intervals are 95 % (Student's t) over the seeds; of steps and seconds the mean share of AdamW's, seed by
-seed, over the seeds in which both got there.
+Seconds are CPU seconds of training steps alone, on one thread; what is compared by them is this machine and this size, at which an
+optimizer's own work weighs more than in a large network. Intervals are 95 % (Student's t) over the seeds; of steps and seconds the mean
+share of AdamW's, seed by seed, over the seeds in which both got there.
 
     python -m benchmarks.optimizers [optimizer ...] [--seeds 3] [--size 1.0] [--output FILE]
 
@@ -78,10 +78,10 @@ class Course(Callback):
         self.course: list[tuple[int, float, float]] = []
 
     def on_train_batch_start(self, *_: Any) -> None:
-        self._began = time.perf_counter()
+        self._began = time.process_time()
 
     def on_train_batch_end(self, *_: Any) -> None:
-        self.seconds += time.perf_counter() - self._began
+        self.seconds += time.process_time() - self._began
 
     def on_validation_end(self, trainer: Any, pl_module: Any) -> None:
         self.course.append((trainer.global_step, round(self.seconds, 3), round(float(trainer.callback_metrics["val/loss"]), 5)))

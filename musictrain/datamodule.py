@@ -124,7 +124,7 @@ class MusicDataModule(LightningDataModule):
         self._resume_at = 0
         self._batch_size_before: int | None = None
         self._passed_over = PassedOver()
-        self._course: Course | None = None
+        self.course: Course | None = None
         self._orderings = AskedOrderings()
 
     @property
@@ -194,13 +194,13 @@ class MusicDataModule(LightningDataModule):
             self._make_first("order the windows by difficulty", self.train_plan)
         plan = self.train_plan()
         self._count_in_own_batches()
-        if self._course is not None:
-            plan.check_course(self._course, self.position)
+        if self.course is not None:
+            plan.check_course(self.course, self.position)
         return batch_loader(
             plan,
             first=lambda: self.position,
             numbers=lambda start, count: self._passed_over.numbers(start, count, self.batch_size),
-            dial=None if self._course is None else lambda number: plan.checked(self.dial_at(number)),
+            dial=None if self.course is None else lambda number: plan.checked(self.dial_at(number)),
             rank=rank,
             world_size=world_size,
             num_workers=self.num_workers,
@@ -265,11 +265,11 @@ class MusicDataModule(LightningDataModule):
             ValueError: if there is no such ordering.
         """
         self._orderings.ask(course.orderings)
-        self._course = course
+        self.course = course
 
     def dial_at(self, number: int) -> Dial:
         """What the curriculum says of batch ``number``; everything, whole, without one."""
-        return WHOLE if self._course is None else self._course.at(number)
+        return WHOLE if self.course is None else self.course.at(number)
 
     def take_in(self, name: str, fingerprint: str, make: Callable[[Stretches], Ordering]) -> None:
         """Give an ordering that is computed elsewhere, such as ``reference_loss``; found beside the tokens if it was made before.
@@ -294,7 +294,7 @@ class MusicDataModule(LightningDataModule):
     def teardown(self, stage: str) -> None:
         """Follow nobody any more: the next fit may have another curriculum, or none."""
         if stage == "fit":
-            self._course = None
+            self.course = None
             self._orderings.ask(())
 
     def _rank_and_world(self) -> tuple[int, int]:

@@ -209,7 +209,7 @@ class MusicModule(MeasuringModule):
         if self._trainer is not None:
             check_trainer(optimizer, self.trainer, self.schedule)
         self._weights = Shown(optimizer)
-        log.info("%s optimizes\n%s", type(optimizer).__name__, describe_optimizer(optimizer, self.network))
+        log.info("\n%s optimizes\n%s", type(optimizer).__name__, describe_optimizer(optimizer, self.network))
         # No schedule's first factor depends on where it ends, which is not known before the loaders are there.
         self._schedule_of_run = self.schedule.over(sys.maxsize)
         # A function, since LambdaLR saves every other callable and would give a resumed run the length of the interrupted one.

@@ -2,9 +2,10 @@
 
 Writes the samples that ``WriteSamples`` writes, at the same times, and logs as ``val/...`` what ``musictrain.metrics`` says of them: all
 measures of a piece, how much is copied from the training set, repetition, the distance to the corpus in all features at once, the rules of
-four-part writing where the corpus is four-part, and how well the grammar is known. ``samples/step_000500/scores.json`` has them with
-bootstrap intervals and the copied passages; ``corpus_bands.json`` is where the validation pieces lie, which the live page draws. A passage
-in common with a training piece that is longer than any validation piece has one is an alert that names piece and bars.
+four-part writing where the corpus is four-part, and how well the grammar is known. Of several corpora the corpus is the ``valid_corpus``;
+what is copied may stand in any. ``samples/step_000500/scores.json`` has them with bootstrap intervals and the copied passages;
+``corpus_bands.json`` is where the validation pieces lie, which the live page draws. A passage in common with a training piece that is
+longer than any validation piece has one is an alert that names piece and bars.
 
 When: for any LightningModule with a ``network`` (tokens -> logits) and a data module with a ``tokenizer`` and a ``corpus`` (in a Trainer
 without a data module the module may have them itself); in another Trainer it says once what is missing. It logs in

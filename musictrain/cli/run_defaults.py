@@ -29,6 +29,7 @@ from musictrain.checkpoints.weights import name_of
 from musictrain.cli.recipes import config_files
 from musictrain.cli.resume import step_of
 from musictrain.distillation.sampled_corpus import recipe_in
+from musictrain.optim.making import optimizer_in_short
 from musictrain.runs import RunFolder
 from musictrain.runs.lineage import add_parent
 from musictrain.runs.summary import shown
@@ -175,6 +176,8 @@ class Announcement(Callback):
         # FSDP puts a class of its own in the network's place.
         network = getattr(trainer.strategy, "skeleton", None) or getattr(pl_module, "network", pl_module)
         print(f"network  {type(network).__name__}, {size:,} parameters")
+        for optimizer in trainer.optimizers:
+            print(f"moved by {optimizer_in_short(optimizer)}; train.log has the table")
         if teacher := getattr(getattr(pl_module, "distilling", None), "introduction", ""):
             print(f"teacher  {teacher}")
         for reason in self.reasons:

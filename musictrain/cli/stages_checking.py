@@ -17,11 +17,13 @@ from musictrain.cli.console import quiet_terminal
 from musictrain.cli.exits import FINISHED, UsageError
 from musictrain.cli.stages_loading import Loaded
 from musictrain.stages.hand_overs import NETWORK, TOKENIZER
-from musictrain.stages.merging import value_at
+from musictrain.stages.merging import CLASS, value_at
 from musictrain.stages.planning import is_done
 from musictrain.stages.references import filled
 from musictrain.stages.resolving import Resolved
 from musictrain.stages.state import State
+
+SCHEDULES = ("model.init_args.schedule", "model.init_args.distillation.weight_schedule")
 
 log = logging.getLogger(__name__)
 
@@ -39,7 +41,9 @@ def check_configurations(loaded: Loaded, state: State) -> int:
                 continue
             try:
                 # What a reference stands for is not known yet; any name will do.
-                read_as_fit_does(filled(resolved.config, lambda stage, version: f"{stage}@{version}"))
+                read = read_as_fit_does(filled(resolved.config, lambda stage, version: f"{stage}@{version}"))
+                if resolved.stage.budget.steps is None:
+                    check_schedules(read)
             except (UsageError, ValueError) as error:
                 raise UsageError(f"Stage {name!r}: {error}") from error
             if resolved.stage.hand_over is not None:
@@ -48,8 +52,8 @@ def check_configurations(loaded: Loaded, state: State) -> int:
     return FINISHED
 
 
-def read_as_fit_does(config: Any) -> None:
-    """Parse a configuration; nothing is built.
+def read_as_fit_does(config: Any) -> dict[str, Any]:
+    """Parse a configuration; nothing is built. Gives it back with every default, as plain values.
 
     Raises:
         UsageError: as ``fit`` says it.
@@ -68,7 +72,30 @@ def read_as_fit_does(config: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "stage.yaml"
         file.write_text(yaml.safe_dump(config), encoding="utf-8")
-        Parsed("fit", ["--config", str(file)])
+        parsed: dict[str, Any] = Parsed("fit", ["--config", str(file)]).settings.as_dict()
+    return parsed
+
+
+def check_schedules(config: Mapping[str, Any]) -> None:
+    """Refuse a schedule that is laid over a number of steps, where the budget of a stage has none.
+
+    Args:
+        config: as ``fit`` reads it.
+
+    Raises:
+        UsageError: naming the schedule, and what would do.
+    """
+    from musictrain.checkpoints.stored_network import instantiated
+    from musictrain.optim import Schedule
+
+    for key in SCHEDULES:
+        described = value_at(config, key)
+        schedule = instantiated(Schedule, described) if isinstance(described, Mapping) and CLASS in described else described
+        if isinstance(schedule, Schedule) and schedule.needs_total_steps:
+            raise UsageError(
+                f"its budget says no steps, and {key} is {type(schedule).__name__}, which is laid over a number of them. Say budget: "
+                "{steps: ...} too, as the most there may be, or the schedule's total_steps; or take InverseSquareRoot or Constant."
+            )
 
 
 def check_weights(giver: Resolved, receiver: Resolved, vocabulary: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import io
+import math
 import os
 import sys
 import tempfile
@@ -27,14 +27,13 @@ from musictrain.cli.resume import value_at
 from musictrain.cli.spread_trainer import settle_device
 from musictrain.cli.starting import begin_with, source_of
 from musictrain.cli.tune import not_found
+from musictrain.cli.tuning_curve import drawn, evened_out, single_losses, steepest
 from musictrain.cli.tuning_memory import bounded_memory, count_rows, run_out_of_memory
 from musictrain.data.accumulation import AccumulationRule
 
 FIRST_BATCH_SIZE = 2
 STEPS_PER_SIZE = 3
 NEVER = 10**9
-MEMORY = 0.98
-"""Of the running mean of the losses, Lightning's."""
 LEARNING_RATES = (
     *("model.init_args.optimizer.init_args.lr", "optimizer.init_args.lr", "model.init_args.lr", "model.init_args.learning_rate"),
 )
@@ -167,34 +166,22 @@ def find_learning_rate(cli: TuneCLI, steps: int, lowest: float, highest: float) 
         cli.model, datamodule=cli.datamodule, min_lr=lowest, max_lr=highest, num_training=steps, update_attr=False
     )
     assert finder is not None
-    finder.results["loss"] = without_bias(finder.results["loss"])
-    suggestion = finder.suggestion()
-    if suggestion is None:
-        raise not_found(
-            "learning rate",
-            f"of {len(finder.results['loss'])} losses there are too few that are numbers. Try a lower --max-lr, or more --steps.",
-        )
-    losses = finder.results["loss"]
-    finite = [place for place, loss in enumerate(losses) if loss == loss and abs(loss) != float("inf")]
+    rates, losses = list(map(float, finder.results["lr"])), evened_out(single_losses(finder.results["loss"]))
+    if (place := steepest(rates, losses)) is None:
+        why = f"of {len(losses)} losses there are too few that are numbers. Try a lower --max-lr, or more --steps."
+        raise not_found("learning rate", why)
+    finite = [each for each, loss in enumerate(losses) if math.isfinite(loss)]
     accumulated = cli.trainer.accumulate_grad_batches
     size = getattr(cli.datamodule, "batch_size", None)
     return {
-        "suggestion": float(suggestion),
-        "lowest_at": float(finder.results["lr"][min(finite, key=losses.__getitem__)]),
+        "suggestion": rates[place],
+        "lowest_at": rates[min(finite, key=losses.__getitem__)],
         "rows": f"steps of {size * accumulated:,} rows" if isinstance(size, int) else "the steps",
         "note": proportions[0] if proportions else "",
-        "lr": [float(rate) for rate in finder.results["lr"]],
-        "loss": [float(loss) for loss in losses],
-        "drawn": drawn(finder),
+        "lr": rates,
+        "loss": losses,
+        "drawn": drawn(rates, losses, place),
     }
-
-
-def without_bias(losses: Sequence[float], memory: float = MEMORY) -> list[float]:
-    """Lightning's running means, as if they had not begun at zero.
-
-    Its callback divides the k-th by ``1 - memory ** (k + 1)``, one step too many: the first is half of what it should be.
-    """
-    return [float(loss) * (1 - memory ** (k + 1)) / (1 - memory**k) for k, loss in enumerate(losses, start=1)]
 
 
 def keep_proportions(model: Any) -> list[str]:
@@ -230,21 +217,6 @@ def _apply_shares(optimizer: Optimizer) -> None:
 
     optimizer.register_step_pre_hook(before)
     optimizer.register_step_post_hook(after)
-
-
-def drawn(finder: Any) -> bytes:
-    """Lightning's own picture of the curve, as a PNG."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(7, 4), dpi=110, layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.add_subplot()
-    finder.plot(suggest=True, ax=axes)
-    axes.set_title(f"{finder.suggestion():.2g}: where the loss falls fastest", fontsize=10)
-    content = io.BytesIO()
-    figure.savefig(content, format="png", metadata={"Software": "musictrain"})
-    return content.getvalue()
 
 
 # For the configuration

@@ -13,6 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,6 +114,18 @@ def pieces_of_corpora(store: TokenStore, labels: Sequence[str]) -> dict[str, NDA
     """Numbers of the pieces of each corpus in the store of a mixed one, by its label."""
     of = np.array([name.partition("/")[0] for name in store.names])
     return {label: np.flatnonzero(of == label) for label in labels}
+
+
+def pieces_measured_on(corpus: Any, label: str | None, split: str = "valid") -> list[Any]:
+    """The pieces of a split that are measured on: of several corpora those of the one with this label; all for None, or of one corpus.
+
+    Args:
+        corpus: with ``split(name)``, which gives pieces with a ``name``.
+        label: as ``valid_corpus`` has it.
+        split: name of the split.
+    """
+    of_all = label is None or not getattr(corpus, "corpora", ())
+    return [piece for piece in corpus.split(split) if of_all or piece.name.partition("/")[0] == label]
 
 
 def _labels(names: Sequence[str]) -> list[str]:

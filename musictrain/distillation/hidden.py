@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from musictrain.optim.layer_decay import LR_SCALE
 from musictrain.suggestions import did_you_mean
 
 WRAPPED = "_checkpoint_wrapped_module."
@@ -122,11 +123,18 @@ class HiddenMatching(nn.Module):
         return torch.stack(distances).mean()
 
     def join(self, optimizer: Optimizer) -> None:
-        """Let the optimizer train the projections too, in a group of their own that does not decay."""
-        others = {
-            name: False for group in optimizer.param_groups for name, value in group.items() if name.startswith("use_") and value is True
-        }
-        optimizer.add_param_group({"name": "projections", "params": list(self.parameters()), "weight_decay": 0.0, **others})
+        """Let the optimizer train the projections too, in a group of their own that does not decay.
+
+        It has the settings of a group that there is: what an optimizer fills in for a new one is not always enough to move it by, as with
+        Muon, which splits weights by their groups, and SAM, whose learning rate is another's. Where some groups are treated otherwise by
+        a word such as ``use_muon``, projections go with those that are not.
+        """
+        like = min(optimizer.param_groups, key=lambda group: (_is_special(group), -group.get(LR_SCALE, 1.0)))
+        settings = {name: value for name, value in like.items() if name not in ("params", "name", LR_SCALE)}
+        settings |= {"name": "projections", "weight_decay": 0.0}
+        if "lr" in like:
+            settings["lr"] = like["lr"] / like.get(LR_SCALE, 1.0)
+        optimizer.add_param_group({"params": list(self.parameters()), **settings})
 
     def tensor_parallel_plan(self, size: int) -> dict[str, str]:
         """Projections stay whole."""
@@ -138,6 +146,11 @@ class HiddenMatching(nn.Module):
             names = [f"{prefix}projections.{number}.weight" for number in range(len(self.pairs))]
             self.make([tuple(state_dict[name].shape)[::-1] for name in names if name in state_dict])
         super()._load_from_state_dict(state_dict, prefix, *args)
+
+
+def _is_special(group: Mapping[str, Any]) -> bool:
+    """Whether the weights of an optimizer's group are treated otherwise than is usual."""
+    return any(name.startswith("use_") and value is True for name, value in group.items())
 
 
 def _checked(states: Mapping[str, Tensor], name: str, counted: Tensor) -> Tensor:

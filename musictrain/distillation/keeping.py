@@ -67,8 +67,19 @@ def check_keepable(datamodule: Any) -> None:
             raise ValueError(
                 f"top_k keeps opinions on the music as it stands, and {name}={getattr(datamodule, name)}: set it to 0. {OTHERWISE}"
             )
+    if tuple(datamodule.transpose) != (0, 0):
+        _check_rows_hold_whole_pieces(datamodule)
+
+
+def _check_rows_hold_whole_pieces(datamodule: Any) -> None:
+    """Refuse rows of parts, which may come in keys that the whole piece cannot come in."""
+    if getattr(getattr(datamodule, "course", None), "length", None) is not None:
+        raise ValueError(
+            "top_k keeps opinions on whole pieces in each key, and a curriculum of `length` cuts rows into parts, which are transposed by "
+            f"themselves. Leave out CurriculumSchedule.length, or set data.transpose to [0, 0]. {OTHERWISE}"
+        )
     longest = int(datamodule.store.length[datamodule.store.pieces("train")].max(initial=1)) - 1
-    if tuple(datamodule.transpose) != (0, 0) and longest > datamodule.window:
+    if longest > datamodule.window:
         step = datamodule.tokenizer.tokens_per_step
         raise ValueError(
             f"top_k keeps opinions on whole pieces in each key, and rows of {datamodule.window} targets are transposed part by part; the "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 from musictrain.data.tokenizers.protocol import Tokenizer
@@ -36,7 +37,14 @@ def least_tokens_for_beats(tokenizer: Tokenizer, beats: float, tokens_per_beat: 
     return tokens_for_beats(tokenizer, beats) if on_grid else math.ceil(beats * float(tokens_per_beat or 0.0))
 
 
-def mean_tokens_per_beat(store: Any) -> float | None:
-    """How many tokens a beat takes in the pieces of a token store; None for what is no such store, or for silence."""
-    beats = float(sum(getattr(store, "num_beats", ())))
-    return len(store.tokens) / beats if beats > 0.0 else None
+def mean_tokens_per_beat(store: Any, pieces: Sequence[int] | None = None) -> float | None:
+    """How many tokens a beat takes in the pieces of a token store; None for what is no such store, or for silence.
+
+    Args:
+        store: of the tokens.
+        pieces: numbers of the pieces that are meant; None for all.
+    """
+    every = getattr(store, "num_beats", ())
+    beats = float(sum(every if pieces is None else (every[piece] for piece in pieces)))
+    tokens = 0 if not beats else len(store.tokens) if pieces is None else sum(int(store.length[piece]) for piece in pieces)
+    return tokens / beats if beats > 0.0 else None

@@ -21,7 +21,8 @@ class Layers(Settings):
     """Layers of which too many units are dead or saturated.
 
     Looks at ``dead/<layer>`` and ``saturated/<layer>``: found after ``patience`` looks in a row with more than ``most_dead`` or
-    ``most_saturated`` of a layer's units. A layer that was so at its first look already is found too: it does not learn.
+    ``most_saturated`` of a layer's units. A layer that was so at its first look already is found too: it does not learn. Layers that are
+    frozen or held back are not looked at.
 
     Args:
         most_dead: share of a layer's units, in [0, 1].

@@ -53,6 +53,8 @@ _HOMES = {
     **dict.fromkeys(("ADOPT", "SOAP", "Adafactor", "Lion", "Muon", "Prodigy", "ScheduleFreeAdamW"), "musictrain.optim.library"),
     "SAM": "musictrain.optim.sharpness",
 }
+OPTIMIZERS = ("AdamW", *_HOMES)
+"""Names of the optimizers here, known before their modules are imported."""
 
 
 def __getattr__(name: str) -> Any:
@@ -66,3 +68,7 @@ def __getattr__(name: str) -> Any:
         raise ImportError(f"musictrain.optim.{name} needs the package pytorch-optimizer: pip install 'pytorch-optimizer>=4.1'") from error
     globals()[name] = value
     return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -4,7 +4,7 @@ Conventions:
 
 - One record is one line whatever its message holds: line breaks are shown as ``\\n``, colours of a terminal are dropped, every other
   control character is shown by its number. A message whose arguments do not fit is shown with them beside it.
-- Only tracebacks, and the tables that Lightning logs, have further lines in ``train.log``. Each begins with ``    | ``, and no record
+- Only tracebacks, and tables of Lightning's and ours, have further lines in ``train.log``. Each begins with ``    | ``, and no record
   does, so that nothing inside a message can pass for a record.
 - Secrets are hidden before anything else.
 """
@@ -25,6 +25,8 @@ MOST_CHARACTERS = 20_000
 # Looked at beyond a cut, so that it goes through no secret before that is found.
 LONGEST_SECRET = 20_000
 INDENT = "    | "
+WITH_TABLES = ("lightning", "musictrain.module")
+"""Loggers that log tables."""
 TERMINAL_CODES = re.compile(r"\x1b\[[0-?]*[ -/]*[@-~]|\x1b\][^\x07\x1b]{0,4000}(?:\x07|\x1b\\)|\x1b[@-Z\\^_]")
 # Also what turns the direction of reading around, and what other programs take for the end of a line.
 CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
@@ -158,7 +160,7 @@ def one_line(text: str) -> str:
 
 
 def block_and_message(record: logging.LogRecord, message: str) -> tuple[list[str], str]:
-    """The lines of a table that Lightning logs behind an empty first line, and what to say instead; no lines for any other record."""
-    if record.levelno < logging.WARNING and record.name.startswith("lightning") and message.startswith("\n"):
+    """The lines of a table that is logged behind an empty first line, and what to say instead; no lines for any other record."""
+    if record.levelno < logging.WARNING and record.name.startswith(WITH_TABLES) and message.startswith("\n"):
         return message.strip("\n").splitlines(), "(below)"
     return [], message

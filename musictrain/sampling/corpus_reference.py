@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from musictrain.data.corpus_store import cache_root
+from musictrain.data.mixed_corpora import pieces_measured_on
 from musictrain.data.token_store import TokenStore
 from musictrain.data.tokenizers import Tokenizer
 from musictrain.generation.continuation import first_beats
@@ -32,6 +33,7 @@ from musictrain.metrics.copying_index import CopyIndex, as_tokens_hold
 from musictrain.metrics.frechet_features import feature_matrix
 from musictrain.metrics.intervals import RESAMPLES, bands
 from musictrain.notes import Notes
+from musictrain.sampling.rounds import measured_on
 
 log = logging.getLogger(__name__)
 
@@ -68,7 +70,16 @@ class CorpusReference:
     index: CopyIndex
 
     @classmethod
-    def build(cls, corpus: Any, tokenizer: Tokenizer, *, beats: float, copy_bars: int, store: TokenStore | None = None) -> CorpusReference:
+    def build(
+        cls,
+        corpus: Any,
+        tokenizer: Tokenizer,
+        *,
+        beats: float,
+        copy_bars: int,
+        store: TokenStore | None = None,
+        only: str | None = None,
+    ) -> CorpusReference:
         """Measure the validation pieces of a corpus, and index its training pieces. Those that the tokenizer cannot hold are left out.
 
         Args:
@@ -77,12 +88,13 @@ class CorpusReference:
             beats: how much of each validation piece is measured.
             copy_bars: length of the windows of the copy rate.
             store: the corpus as that tokenizer's ``TokenStore``, if there is one: saves encoding it again.
+            only: of several corpora the one whose validation pieces are meant; None for all. What is copied may stand in any.
 
         Raises:
             ValueError: if no training or no validation piece is left, or two training pieces have one name.
         """
         index = CopyIndex.build(_held(corpus.split("train"), tokenizer, store))
-        openings = [first_beats(notes, beats) for _, notes in _held(corpus.split("valid"), tokenizer, store)]
+        openings = [first_beats(notes, beats) for _, notes in _held(pieces_measured_on(corpus, only), tokenizer, store)]
         for what, number in (("training", len(index)), ("validation", len(openings))):
             if not number:
                 raise ValueError(f"The corpus has no {what} piece that {tokenizer.name} can hold: samples have nothing to be held against.")
@@ -159,7 +171,7 @@ class CorpusReference:
 
 
 def reference_of(datamodule: Any, tokenizer: Tokenizer, *, beats: float, copy_bars: int) -> CorpusReference:
-    """The reference of a data module's ``corpus``, out of the cache if it was measured before.
+    """The reference of a data module's ``corpus``, of its ``valid_corpus`` if it is of several, out of the cache if it was measured before.
 
     Without a token ``store``, whose fingerprint names it, it is measured anew each time.
 
@@ -178,7 +190,7 @@ def reference_of(datamodule: Any, tokenizer: Tokenizer, *, beats: float, copy_ba
     )
     store = getattr(datamodule, "store", None)
     tokens = store if isinstance(store, TokenStore) else None
-    made = CorpusReference.build(datamodule.corpus, tokenizer, beats=beats, copy_bars=copy_bars, store=tokens)
+    made = CorpusReference.build(datamodule.corpus, tokenizer, beats=beats, copy_bars=copy_bars, store=tokens, only=measured_on(datamodule))
     if folder is not None:
         try:
             made.save(folder)
@@ -224,5 +236,6 @@ def _folder_of(datamodule: Any, beats: float, copy_bars: int) -> Path | None:
     fingerprint = getattr(getattr(datamodule, "store", None), "fingerprint", None)
     if not isinstance(fingerprint, str):
         return None
-    told = json.dumps([VERSION, fingerprint, beats, copy_bars])
+    label = measured_on(datamodule)
+    told = json.dumps([VERSION, fingerprint, beats, copy_bars, *([] if label is None else [label])])
     return cache_root(getattr(datamodule, "cache_dir", None)) / "references" / hashlib.sha256(told.encode()).hexdigest()[:16]

@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from musictrain.data.mixed_corpora import pieces_measured_on, pieces_of_corpora
 from musictrain.generation import SampledPiece
+from musictrain.generation.length import mean_tokens_per_beat
 from musictrain.notes import Notes
 
 
@@ -61,13 +63,30 @@ def continuations_of(datamodule: Any, num: int) -> Iterator[Request]:
 
 
 def validation_pieces(datamodule: Any, num: int) -> list[Any]:
-    """The first ``num`` validation pieces that stand in the token ``store``, if there is one; none without a ``corpus``."""
+    """The first ``num`` validation pieces that stand in the token ``store``, if there is one; none without a ``corpus``.
+
+    Of several corpora those of the data module's ``valid_corpus``, which validation is about.
+    """
     corpus = getattr(datamodule, "corpus", None)
     if corpus is None or not num:
         return []
     held = getattr(getattr(datamodule, "store", None), "names", None)
     known = None if held is None else set(held)
-    return [piece for piece in corpus.split("valid") if known is None or piece.name in known][:num]
+    pieces = pieces_measured_on(corpus, measured_on(datamodule))
+    return [piece for piece in pieces if known is None or piece.name in known][:num]
+
+
+def tokens_per_beat_of(datamodule: Any) -> float | None:
+    """How many tokens a beat takes in what validation is about; None if nobody knows."""
+    store: Any = getattr(datamodule, "store", None)
+    label = measured_on(datamodule)
+    return mean_tokens_per_beat(store, None if label is None else pieces_of_corpora(store, [label])[label].tolist())
+
+
+def measured_on(datamodule: Any) -> str | None:
+    """The label of the corpus that validation is about, where there are several and it is about one of them."""
+    several = getattr(getattr(datamodule, "corpus", None), "corpora", ())
+    return getattr(datamodule, "valid_corpus", None) if several else None
 
 
 def check_numbers(who: str, not_negative: dict[str, float], positive: dict[str, float]) -> None:

@@ -20,14 +20,14 @@ from musictrain.checkpoints.whole_network import agreed, whole_network
 from musictrain.data.tokenizers import Tokenizer
 from musictrain.generation import SampledPiece, sample_pieces
 from musictrain.generation.continuation import first_beats
-from musictrain.generation.length import least_tokens_for_beats, mean_tokens_per_beat, tokens_for_beats
+from musictrain.generation.length import least_tokens_for_beats, tokens_for_beats
 from musictrain.generation.window import trained_context
 from musictrain.listening.sample_files import write_sample
 from musictrain.listening.time_budget import TimeBudget
 from musictrain.runs import RunFolder
 from musictrain.runs.alerts import alert
 from musictrain.runs.eta import Plan
-from musictrain.sampling.rounds import Played, Request, Round, check_numbers, continuations_of, names_from_nothing
+from musictrain.sampling.rounds import Played, Request, Round, check_numbers, continuations_of, names_from_nothing, tokens_per_beat_of
 from musictrain.sampling.weights import best_network
 from musictrain.speed import phase
 
@@ -50,7 +50,8 @@ class SamplingCallback(Callback):
             seconds in any case; how long it will take is tried out on a few tokens.
         num: pieces from nothing.
         num_between: how many of them after a validation.
-        continuations: pieces that go on from the beginning of a validation piece (only if the data module has a ``corpus``).
+        continuations: pieces that go on from the beginning of a validation piece (only if the data module has a ``corpus``), of its
+            ``valid_corpus`` if there are several.
         beats: length of the new music in quarter notes, after the prompt; a piece may end earlier by itself.
         beats_between: the same after a validation, at most ``beats``.
         min_beats: before so many new ones a piece does not end, even where its prompt sounds finished.
@@ -249,7 +250,7 @@ class SamplingCallback(Callback):
         yield from continuations_of(datamodule_of(trainer), self.continuations)
 
     def _play(self, request: Request, asked: Round, network: nn.Module, tokenizer: Tokenizer, datamodule: Any) -> list[SampledPiece]:
-        rate = mean_tokens_per_beat(getattr(datamodule, "store", None))
+        rate = tokens_per_beat_of(datamodule)
         return sample_pieces(
             network,
             tokenizer,
@@ -263,7 +264,7 @@ class SamplingCallback(Callback):
         )
 
     def _most_tokens(self, tokenizer: Tokenizer, beats: float, datamodule: Any) -> int:
-        return tokens_for_beats(tokenizer, beats, mean_tokens_per_beat(getattr(datamodule, "store", None)))
+        return tokens_for_beats(tokenizer, beats, tokens_per_beat_of(datamodule))
 
     def _write(self, asked: Round, played: Played, trainer: Trainer) -> None:
         piece, stem = played.piece, asked.folder / played.name

@@ -201,7 +201,7 @@ def _extends(told: Any, where: str) -> tuple[str, ...]:
 def _check_config(config: Mapping[str, Any], where: str) -> None:
     trainer = config.get("trainer")
     for key in SAID_BY_BUDGET:
-        if isinstance(trainer, Mapping) and key.removeprefix("trainer.") in trainer:
+        if key in config or (isinstance(trainer, Mapping) and key.removeprefix("trainer.") in trainer):
             raise ProtocolError(f"{where} sets {key}, which its budget says. Write it there: budget: {{steps: 400}} or {{minutes: 30}}.")
     for key in SAID_BY_PROTOCOL:
         if key in config:

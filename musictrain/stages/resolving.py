@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from musictrain.runs.secrets import hidden_config
-from musictrain.stages.merging import merged, value_at, with_value
+from musictrain.stages.merging import laid_over, value_at, with_value
 from musictrain.stages.protocol import Budget, Protocol, ProtocolError, Stage, hint
 from musictrain.stages.references import check_references
 
@@ -76,10 +76,9 @@ def resolve(protocol: Protocol, folder: Path, recipes: Mapping[str, Path], read:
 
 def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any], stage: str) -> dict[str, Any]:
     try:
-        result: dict[str, Any] = merged(below, above)
+        return laid_over(below, above)
     except ValueError as error:
         raise ProtocolError(f"Stage {stage!r}: {error}") from error
-    return result
 
 
 def _check_circles(protocol: Protocol) -> None:

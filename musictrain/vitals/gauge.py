@@ -182,15 +182,15 @@ class Gauge:
         return {"non_finite/weights": float(not norms.finite)}
 
     def _looks(self) -> dict[str, float]:
-        """Of layers and predictions, the mean over the ranks; and what the step is about to change is kept."""
+        """Of layers that train and of predictions, the mean over the ranks; and what the step is about to change is kept."""
         if self._updates is not None:
             self._updates.before()
         if self._layers is None:
             return {}
-        seen = self._layers.read()
+        seen, idle = self._layers.read(), self._layers.untrained()
+        there = {name: value for name, value in seen.items() if math.isfinite(value) and name not in idle}
         if self.ranks.world == 1:
-            return {name: value for name, value in seen.items() if math.isfinite(value)}
-        there = {name: value for name, value in seen.items() if math.isfinite(value)}
+            return there
         names = self._layers.names
         sums = self.ranks.sums([*(there.get(name, 0.0) for name in names), *(float(name in there) for name in names)])
         return {name: total / count for name, total, count in zip(names, sums, sums[len(names) :], strict=False) if count}

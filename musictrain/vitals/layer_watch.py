@@ -58,7 +58,7 @@ class LayerWatch:
     """
 
     def __init__(self, module: nn.Module, pad_id: int | None = None) -> None:
-        self._pad_id = pad_id
+        self._module, self._pad_id = module, pad_id
         hidden = set(_compiled_parts(module))
         self._layers: list[tuple[str, nn.Module]] = [
             (name, each) for name, each in module.named_modules() if isinstance(each, LAYERS) and each not in hidden
@@ -95,6 +95,20 @@ class LayerWatch:
             told["entropy"] = float(self._entropy)
         self._seen, self._entropy = {}, None
         return told
+
+    def untrained(self) -> frozenset[str]:
+        """What is measured of layers that nobody means to train in the step whose gradients are there: frozen, or held back.
+
+        A layer without weights of its own goes by the part of the module that it stands in.
+        """
+        idle = [name for name, layer in self._layers if not any(each.grad is not None for each in self._weights_of(name, layer))]
+        return frozenset(f"{state}/{name}" for name in idle for state in ("dead", "saturated"))
+
+    def _weights_of(self, name: str, layer: nn.Module) -> list[nn.Parameter]:
+        while not (found := list(layer.parameters())) and name:
+            name = name.rpartition(".")[0]
+            layer = self._module.get_submodule(name)
+        return found
 
     def _hook_of(self, name: str, layer: nn.Module) -> Any:
         bounds = next((each for kind, each in RANGES.items() if isinstance(layer, kind)), None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import math
 import os
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -24,7 +26,8 @@ from musictrain.callbacks import RunRecorder
 from musictrain.cli.exits import CommandError, UsageError
 from musictrain.cli.run_defaults import default_callbacks
 from musictrain.cli.tune import check, parser, told
-from musictrain.cli.tuning import MEMORY, config_lines, find_batch_size, find_learning_rate, without_bias
+from musictrain.cli.tuning import config_lines, find_batch_size, find_learning_rate
+from musictrain.cli.tuning_curve import MEMORY, evened_out, single_losses, steepest
 from musictrain.cli.tuning_memory import available_bytes, bounded_memory
 from musictrain.datamodule import MusicDataModule
 from musictrain.micro_batches import MicroBatches
@@ -190,13 +193,30 @@ def test_groups_keep_their_proportions_while_one_rate_grows(tmp_path: Path) -> N
     assert all(slow == pytest.approx(0.25 * quick) for quick, slow in tuning.model.rates)
 
 
-def test_the_running_mean_does_not_begin_at_half_of_what_it_is_of() -> None:
-    average, told = 0.0, []
-    for step in range(1, 6):  # as Lightning's callback does, for a loss that is always 3
-        average = MEMORY * average + (1 - MEMORY) * 3.0
+def test_the_single_losses_are_those_that_went_into_the_running_mean() -> None:
+    losses, average, told = [5.0, 3.0, 4.0, 0.5, 0.25], 0.0, []
+    for step, loss in enumerate(losses, start=1):  # as Lightning's callback does
+        average = MEMORY * average + (1 - MEMORY) * loss
         told.append(average / (1 - MEMORY ** (step + 1)))
-    assert told[0] < 1.6
-    assert without_bias(told) == pytest.approx([3.0] * 5)
+    assert single_losses(told) == pytest.approx(losses)
+
+
+def test_a_curve_that_falls_late_has_its_rate_late() -> None:
+    """Lightning would say 1e-5 of this one: the little noise there is at low rates is steep, counted by the rate itself."""
+    rates = [10 ** (-6 + 6 * k / 99) for k in range(100)]
+    noise = np.random.default_rng(0).normal(0, 0.02, 100)
+    falls = [5 - 3 / (1 + (1e-2 / rate) ** 2) + each for rate, each in zip(rates, noise, strict=True)]
+    place = steepest(rates, evened_out(falls))
+    assert place is not None
+    assert 5e-3 < rates[place] < 2e-2
+
+
+def test_what_is_no_number_counts_for_no_neighbour() -> None:
+    losses = [2.0] * 30 + [math.nan] + [2.0] * 10 + [math.inf]
+    even = evened_out(losses)
+    assert [place for place, each in enumerate(even) if math.isnan(each)] == [30, 41]
+    assert even[29] == even[31] == pytest.approx(2.0)
+    assert steepest(list(range(1, 43)), [math.nan] * 42) is None
 
 
 def test_a_module_with_several_optimizers_is_refused(tmp_path: Path) -> None:

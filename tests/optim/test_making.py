@@ -14,7 +14,7 @@ from torch import nn
 
 import musictrain.optim
 from musictrain.optim import AdamW, Constant, WarmupCosine, optimizer_of
-from musictrain.optim.making import advice_on, check_trainer, describe_optimizer
+from musictrain.optim.making import advice_on, check_trainer, describe_optimizer, optimizer_in_short
 from musictrain.optim.optimizers import has_fused_kernel, tensors_of
 from tests.optim.stepped import factory, network
 
@@ -31,6 +31,15 @@ def test_the_table_says_which_weights_muon_moves_and_which_adamw() -> None:
     assert lines[1].startswith("    by Muon: 2 blocks.*.attention.query.weight (8 x 8), 2 blocks.*.attention.key.weight (8 x 8), ")
     assert lines[3] == "    by AdamW: head.weight (13 x 8)"
     assert "2 blocks.*.attention_norm.weight (8)" in lines[5]
+
+
+def test_one_line_says_who_moves_how_much_and_how_fast() -> None:
+    of = network(num_layers=2)
+    both = optimizer_in_short(optimizer_of(of, factory("Muon", lr=0.02, adamw_lr=0.003)))
+    matrices = sum(each.numel() for name, each in of.named_parameters() if "blocks" in name and each.ndim == 2)
+    rest = sum(each.numel() for each in of.parameters()) - matrices
+    assert both == f"Muon for {matrices:,} parameters in hidden matrices, AdamW for {rest:,}; learning rate 0.003 to 0.02"
+    assert optimizer_in_short(optimizer_of(of, factory("AdamW", lr=0.02))) == "AdamW; learning rate 0.02"
 
 
 def test_of_other_optimizers_the_groups_are_told_alone() -> None:

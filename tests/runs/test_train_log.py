@@ -378,3 +378,10 @@ def test_a_torn_event_is_cut_off_before_others_are_added(tmp_path: Path) -> None
 def test_lightnings_tables_stay_readable(log: TrainLog) -> None:
     log.handle(record("\n  | Name\n--------\n0 | net", name="lightning.pytorch.callbacks.model_summary"))
     assert lines(log)[1:] == ["    |   | Name", "    | --------", "    | 0 | net"]
+
+
+def test_the_table_of_an_optimizer_does_too_and_nothing_else_passes_for_one(log: TrainLog) -> None:
+    logging.getLogger("musictrain.module").info("\n%s optimizes\n%s", "Muon", "matrices\n    by Muon")
+    logging.getLogger("musictrain.data").info("%s", "\nno table\n2030-01-01 a record")
+    assert lines(log)[1:4] == ["    | Muon optimizes", "    | matrices", "    |     by Muon"]
+    assert len(lines(log)) == 5

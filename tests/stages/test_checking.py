@@ -21,13 +21,18 @@ def tokens(**arguments: Any) -> dict[str, Any]:
     return {"data": {"init_args": {"tokenizer": {**GRID, "init_args": {**GRID["init_args"], **arguments}}}}}  # type: ignore[dict-item]
 
 
-def check(capsys: Any, folder: Path, second: dict[str, Any], hand_over: Any = "best") -> tuple[int, str, str]:
+def check(
+    capsys: Any, folder: Path, second: dict[str, Any], hand_over: Any = "best", budget: dict[str, Any] | None = None
+) -> tuple[int, str, str]:
     """Of two stages, the second of which differs."""
     (folder / "tiny.yaml").write_text(yaml.safe_dump({**tiny_config("nowhere")}))
     stage = {"extends": "tiny.yaml", "budget": {"steps": 6}, "config": tokens()}
     told = {
         "name": "two",
-        "stages": [{"name": "a", **stage}, {"name": "b", **stage, "extends": "a", "config": second, "hand_over": hand_over}],
+        "stages": [
+            {"name": "a", **stage},
+            {"name": "b", **stage, "extends": "a", "config": second, "hand_over": hand_over, "budget": budget or {"steps": 6}},
+        ],
     }
     (folder / "protocol.yaml").write_text(yaml.safe_dump(told))
     return type_command(capsys, "stages", "--config", folder / "protocol.yaml", "--runs", folder / "runs", "--check")
@@ -63,3 +68,24 @@ def test_what_fits_is_let_pass(second: dict[str, Any], hand_over: Any, capsys: A
     status, out, err = check(capsys, tmp_path, second, hand_over)
     assert (status, err) == (0, "")
     assert "what is handed over fits" in out
+
+
+SCHEDULE = {"class_path": "musictrain.optim.WarmupCosine", "init_args": {"total_steps": 500}}
+
+
+@pytest.mark.parametrize(
+    ("schedule", "budget", "fits"),
+    [
+        (None, {"minutes": 3}, False),
+        (None, {"minutes": 3, "steps": 500}, True),
+        (SCHEDULE, {"stop": "val/loss"}, True),
+        ("musictrain.optim.Constant", {"minutes": 3}, True),
+    ],
+)
+def test_a_schedule_over_a_number_of_steps_needs_one_in_the_budget(
+    schedule: Any, budget: dict[str, Any], fits: bool, capsys: Any, tmp_path: Path
+) -> None:
+    own = {} if schedule is None else {"model": {"init_args": {"schedule": schedule}}}
+    status, _, err = check(capsys, tmp_path, own, "nothing", budget)
+    assert status == (0 if fits else 2)
+    assert fits or "Stage 'b': its budget says no steps, and model.init_args.schedule is WarmupCosine" in err

@@ -22,8 +22,9 @@ STEPS = {"first": 9, "second": 8, "third": 7}
 VICTIMS = ("stage", "driver", "both", "asked")
 
 
-def write_stages(folder: Path) -> Path:
-    """Weights with the optimizer from the last version, then an average."""
+def write_stages(folder: Path, *, taught: bool = False) -> Path:
+    """Weights with the optimizer from the last version, then an average; or a student of the first stage, then more tokens by name and a
+    rule that ends the stage."""
     config = tiny_config(write_corpus(folder / "frames.json"))
     network = config["model"]["init_args"]["network"]["init_args"]
     network["dropout"] = 0.2
@@ -39,6 +40,13 @@ def write_stages(folder: Path) -> Path:
     write_config(folder / "tiny.yaml", config)
     second = stage("second", hand_over={"version": "last", "optimizer": True})
     third = stage("third", hand_over={"from": "second", "version": "average", "of": 2})
+    if taught:
+        second = stage("second", hand_over="nothing")
+        second["config"] |= {"model": {"init_args": {"distillation": {"teacher": "stage:first@best", "hidden": {"blocks.0": "blocks.0"}}}}}
+        third = stage("third", hand_over={"from": "first", "vocabulary": "extend"})
+        third["config"] |= {"data": {"init_args": {"tokenizer": {"class_path": "musictrain.VoiceGrid", "init_args": {"highest": 120}}}}}
+        third["budget"] |= {"steps": 99, "stop": {"watch": [{"metric": "val/loss", "min_delta": 9.0}], "patience": 1, "guards": []}}
+        third["config"]["model"] = {"init_args": {"schedule": "musictrain.optim.Constant"}}
     path = folder / "protocol.yaml"
     path.write_text(yaml.safe_dump({"name": "three", "stages": [stage("first"), second, third]}))
     return path
@@ -100,6 +108,25 @@ def test_stages_that_are_killed_again_and_again_end_in_the_bits_of_those_that_we
         assert same(tree["state_dict"], killed_ends[name][2]["state_dict"]), name
         assert same(tree["optimizer_states"], killed_ends[name][2]["optimizer_states"]), name
     check_lineage(tmp_path / "killed")
+
+
+@pytest.mark.slow
+def test_a_student_of_a_stage_and_a_stage_with_more_tokens_go_on_to_the_same_bits(tmp_path: Path) -> None:
+    words, kills = ["--config", str(write_stages(tmp_path, taught=True))], tmp_path / "kills.json"
+    kills.write_text(json.dumps([["second", 5, "both"], ["third", 5, "both"]]))
+    with warmed_up(Path.cwd()) as drive:
+        statuses = [drive([*words, "--runs", str(tmp_path / "whole")], tmp_path / "whole.log")]
+        statuses += [drive([*words, "--runs", str(tmp_path / "killed")], tmp_path / "killed.log", kills) for _ in range(3)]
+    assert statuses == [0, -9, -9, 0], (tmp_path / "killed.log").read_text()[-3000:]
+    whole_ends, killed_ends = ends(tmp_path / "whole"), ends(tmp_path / "killed")
+    assert {name: end[0] for name, end in whole_ends.items()} == {**STEPS, "third": 8}, "the rule has ended the third"
+    for name, (step, started, tree) in whole_ends.items():
+        assert (step, started) == killed_ends[name][:2]
+        assert same(tree["state_dict"], killed_ends[name][2]["state_dict"]), name
+        assert same(tree["optimizer_states"], killed_ends[name][2]["optimizer_states"]), name
+    first, *later = list_runs(tmp_path / "killed")
+    relations = [[(parent.relation, parent.run) for parent in parents_of(run)][1:] for run in later]
+    assert relations == [[("distilled from", first.name)], [("started from", first.name)]]
 
 
 def check_lineage(runs: Path) -> None:

@@ -39,6 +39,7 @@ def test_what_is_left_out_is_the_best_weights_of_the_stage_before() -> None:
         ({"name": None}, "Stage 1 needs a name"),
         ({"extends": [3]}, "'extends' is a recipe, a file or an earlier stage, or a list of them, got 3"),
         ({"config": {"trainer": {"max_steps": 5}}}, "Stage 'a' sets trainer.max_steps, which its budget says"),
+        ({"config": {"trainer.max_time": "1"}}, "Stage 'a' sets trainer.max_time, which its budget says"),
         ({"config": {"ckpt_path": "x"}}, "Stage 'a' sets 'ckpt_path', which the protocol sees to"),
         ({"config": [1]}, "Stage 'a': 'config' is a mapping of keys as fit takes them"),
         ({"go_on": "yes"}, "'go_on' is true or false, got 'yes'"),

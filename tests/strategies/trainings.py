@@ -75,9 +75,9 @@ class OwnModule(lightning.LightningModule):
         return torch.optim.Adam(self.parameters(), lr=1e-2)
 
 
-def decoder(vocab: int = VOCAB, **options: Any) -> nn.Module:
+def decoder(vocab: int = VOCAB, max_context: int = 32, **options: Any) -> nn.Module:
     """Two layers whose branches do something from the first step on."""
-    network = Decoder(vocab, d_model=32, num_layers=2, num_heads=4, dropout=0.0, max_context=32, **options)
+    network = Decoder(vocab, d_model=32, num_layers=2, num_heads=4, dropout=0.0, max_context=max_context, **options)
     for parameter in network.parameters():
         if not parameter.detach().any():
             nn.init.normal_(parameter, std=0.1)

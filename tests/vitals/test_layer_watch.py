@@ -122,3 +122,10 @@ def test_the_inside_of_what_is_compiled_is_left_alone() -> None:
     inner = nn.Sequential(nn.Linear(4, 4), nn.ReLU())
     inner._compiled_call_impl = inner._call_impl
     assert LayerWatch(nn.Sequential(inner, nn.Linear(4, 4))).names == ("entropy", "dead/1")
+
+
+def test_what_nobody_trains_is_known_by_its_gradients_and_activations_by_what_they_stand_in() -> None:
+    module = nn.ModuleDict({part: nn.Sequential(nn.Linear(3, 3), nn.Tanh()) for part in ("held", "trained")})
+    watch = LayerWatch(module)
+    module["trained"](torch.ones(2, 3)).sum().backward()
+    assert watch.untrained() == {f"{state}/held.{number}" for state in ("dead", "saturated") for number in "01"}
