@@ -2,7 +2,9 @@
 
 Lightning puts the average into a full checkpoint alone: ``save_weights_only=True`` and ``trainer.save_checkpoint(path, weights_only=True)``
 store the raw weights of the last step without a word. Here every kind of checkpoint holds the average in ``state_dict``. Lightning copies
-the whole module, which fails for modules that are sharded (FSDP2, tensor parallel); there every process averages its own share.
+the whole module, which fails for modules that are sharded (FSDP2, tensor parallel); there every process averages its own share. And until
+``update_starting_at_step`` Lightning validates, saves and in the end leaves behind the weights that training began with; here it is those
+of the step, for they are what an average that begins now begins with.
 
 When: small data sets, long runs; what is validated, kept as best and sampled from is the average. Cost: a second copy of the weights.
 """
@@ -53,10 +55,28 @@ class EMAWeightAveraging(LightningEMAWeightAveraging):
 
         def with_average(checkpoint: dict[str, Any]) -> None:
             if "callbacks" not in checkpoint and self._average_model is not None:
+                self._follow(pl_module)
                 checkpoint["state_dict"] = self._average_state(trainer, pl_module, checkpoint["state_dict"])
             own(checkpoint)
 
         self._unwrap = _shadow(pl_module, "on_save_checkpoint", with_average)
+
+    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Validate the average."""
+        self._follow(pl_module)
+        super().on_validation_epoch_start(trainer, pl_module)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leave the average behind."""
+        self._follow(pl_module)
+        super().on_train_end(trainer, pl_module)
+
+    def _follow(self, pl_module: LightningModule) -> None:
+        """Take the weights as they are until there is an average."""
+        average = self._average_model
+        if average is not None and not int(average.n_averaged):
+            average.update_parameters(pl_module)  # of nothing averaged yet, it is a copy
+            average.n_averaged.zero_()
 
     def _average_state(self, trainer: Trainer, pl_module: LightningModule, state_dict: Mapping[str, Any]) -> dict[str, Any]:
         if self._shares is None:
@@ -71,6 +91,7 @@ class EMAWeightAveraging(LightningEMAWeightAveraging):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Put the average in the place of the weights, and those beside it; of shares, all into what is written in shares."""
+        self._follow(pl_module)
         if self._shares is None:
             super().on_save_checkpoint(trainer, pl_module, checkpoint)
             return
