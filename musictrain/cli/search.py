@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import gc
 import json
+import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from musictrain.checkpoints.lock import FolderInUseError, FolderLock
@@ -75,7 +77,8 @@ def drive(loaded: Loaded, options: argparse.Namespace, arguments: Sequence[str])
         UsageError: for what only ``fit`` can tell.
         CommandError: if somebody else holds it, or it cannot be written.
     """
-    lock = FolderLock(loaded.folder.path)
+    lock, runs = FolderLock(loaded.folder.path), loaded.folder.path.parent
+    new = [path for path in (loaded.folder.path, runs) if not path.exists()]
     try:
         loaded.folder.path.mkdir(parents=True, exist_ok=True)
         lock.acquire()
@@ -84,9 +87,24 @@ def drive(loaded: Loaded, options: argparse.Namespace, arguments: Sequence[str])
     except OSError as error:
         raise CommandError(f"{loaded.folder.path} cannot be written: {error.strerror or error}") from error
     try:
-        return train(known(loaded, options, arguments), options)
+        try:
+            loaded = known(loaded, options, arguments)
+        except UsageError:
+            leave_nothing(new)
+            raise
+        return train(loaded, options)
     finally:
         lock.release()
+
+
+def leave_nothing(new: Sequence[Path]) -> None:
+    """Take away the folder of a search that cannot be meant, and that of the runs if there was none before."""
+    if not new:
+        return
+    shutil.rmtree(new[0], ignore_errors=True)
+    for runs in new[1:]:
+        with suppress(OSError):  # others have begun there
+            runs.rmdir()
 
 
 def train(loaded: Loaded, options: argparse.Namespace) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 
 from musictrain.cli.exits import FINISHED, UsageError
 from musictrain.cli.search_loading import BASE, told_before, values_under
-from musictrain.cli.search_texts import best_lines, failure_lines, importance_lines, summary_line
+from musictrain.cli.search_texts import alike_lines, best_lines, failure_lines, importance_lines, summary_line
 from musictrain.dashboard.search import read_importance
 from musictrain.runs.eta import TimeLeft
 from musictrain.runs.records import plain
@@ -68,7 +68,11 @@ def lines_of(folder: SearchFolder, seen: Seen) -> list[str]:
     running, left = now_at(folder, seen)
     facts = {**progress_of(definition, results, seen.ledger), "running": running, "left": None if left is None else [left.seconds]}
     lines = [summary_line(definition, results, facts), *best_lines(definition, results)]
-    lines += [*importance_lines(definition, read_importance(folder.path)), *failure_lines(definition, results)]
+    lines += [
+        *importance_lines(definition, read_importance(folder.path)),
+        *failure_lines(definition, results),
+        *alike_lines(definition, results),
+    ]
     for title, path in (("page", folder.page), ("best", folder.best), ("table", folder.results)):
         lines += [f"  {title:<8}  {shown(path)}"] if path.is_file() else []
     return lines

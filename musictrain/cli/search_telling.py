@@ -13,7 +13,7 @@ from typing import Any
 
 from musictrain.cli.console import program
 from musictrain.cli.search_driving import Trials
-from musictrain.cli.search_texts import SearchStanding, best_lines, failure_lines, importance_lines, standing_of, summary_line
+from musictrain.cli.search_texts import SearchStanding, alike_lines, best_lines, failure_lines, importance_lines, standing_of, summary_line
 from musictrain.dashboard.search import SearchData, read_importance, write_search_data, write_search_page
 from musictrain.dashboard.settings import read_config
 from musictrain.runs.summary import shown
@@ -111,7 +111,11 @@ class Told:
         return self._results(ledger) if not self._has_begun and is_told(self._folder) else None
 
     def _what_came(self, results: Results) -> list[str]:
-        told = [*importance_lines(self._definition, read_importance(self._folder.path)), *failure_lines(self._definition, results)]
+        told = [
+            *importance_lines(self._definition, read_importance(self._folder.path)),
+            *failure_lines(self._definition, results),
+            *alike_lines(self._definition, results),
+        ]
         lines = [*best_lines(self._definition, results), *told]
         lines += [f"  page      {shown(self._folder.page)}"] if self._folder.page.is_file() else []
         if results.best is not None and self._folder.best.is_file():

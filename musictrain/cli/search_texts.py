@@ -156,6 +156,18 @@ def _cut(text: str) -> str:
     return text if len(text) <= LONGEST_VALUE else f"{text[: LONGEST_VALUE - 3]}..."
 
 
+def alike_lines(definition: Definition, results: Results) -> list[str]:
+    """A word on points that all have the very same value: then they were told apart by nothing."""
+    first = definition.objectives[0].metric
+    values = [row.means[first].mean for row in results.rows if first in row.means and math.isfinite(row.means[first].mean)]
+    if len(values) < 2 or len(set(values)) > 1:
+        return []
+    return [
+        f"All {len(values):,} points have the very same {inert(first)}: nothing tells them apart. "
+        "Is what is searched used at all, and does anything change before the first rung?"
+    ]
+
+
 def failure_lines(definition: Definition, results: Results, most: int | None = MOST_FAILURES) -> list[str]:
     """What failed and why; nothing if nothing did."""
     failures = results.failures()

@@ -142,6 +142,29 @@ def test_what_fit_refuses_is_said_as_it_says_it(check: FakeCheck, fits: FakeTria
     assert fits.started == []
 
 
+def test_a_search_that_cannot_be_meant_leaves_nothing_but_what_was_there(
+    tmp_path: Path, check: FakeCheck, fits: FakeTrials, type_search: Type
+) -> None:
+    check.instead = (2, "error: There is no key 'x'. Did you mean 'y'?")
+    assert type_search("--grid", "x=2.0,1.0")[0] == 2
+    assert not (tmp_path / "runs").exists()
+    (tmp_path / "runs/other").mkdir(parents=True)
+    assert type_search("--grid", "x=2.0,1.0")[0] == 2
+    assert [path.name for path in (tmp_path / "runs").iterdir()] == ["other"]
+    check.instead = None
+    assert type_search("--grid", "x=2.0,1.0")[0] == 0
+    check.instead = (2, "error: x is no number")
+    assert type_search("--grid", "x=2.0,1.0,none")[0] == 2
+    assert (tmp_path / "runs/small/trials.jsonl").is_file(), "what was trained stays"
+
+
+def test_points_that_nothing_tells_apart_are_told(check: FakeCheck, fits: FakeTrials, type_search: Type) -> None:
+    assert "nothing tells them apart" not in type_search("--grid", "x=2.0,1.0")[1]
+    fits.loss = lambda point, step: 1.0
+    told = type_search("--grid", "x=4.0,3.0", "--name", "other")[1]
+    assert "All 2 points have the very same val/loss: nothing tells them apart." in told
+
+
 def test_two_drivers_do_not_share_a_search(tmp_path: Path, check: FakeCheck, fits: FakeTrials, type_search: Type) -> None:
     (tmp_path / "runs/small").mkdir(parents=True)
     lock = FolderLock(tmp_path / "runs/small")
