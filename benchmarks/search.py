@@ -109,14 +109,13 @@ def searched(way: str, seed: int, folder: Path, slots: int) -> dict[str, Any]:
 def facts_of(told: dict[str, Any]) -> dict[str, Any]:
     """Of a search: how many trials it had, how many steps they took, and its best."""
     rows = told["points"]
-    done = [row for row in rows if row["state"] == "done"]
-    best = min(done, key=lambda row: float(row["means"]["val/loss"]["mean"]))
+    [best] = [row for row in rows if row["rank"] == 1]
     trials = [trial for row in rows for trial in row["trials"]]
     return {
         "trials": len(trials),
         "failed": sum(trial["state"] == "failed" for trial in trials),
         "steps": sum(int(trial["step"]) for trial in trials),
-        "best": float(best["means"]["val/loss"]["mean"]),
+        "best": float(best["results"][0][0]),
         "values": best["values"],
     }
 

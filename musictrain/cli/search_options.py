@@ -72,7 +72,7 @@ def _add_space(parser: CommandParser) -> None:
 
 def _add_judging(parser: CommandParser) -> None:
     add = parser.add_argument_group("how it is judged").add_argument
-    words = "metrics that points are judged by, the first one first: val/loss, max:val/groove, val/loss:last (the best so far is usual)"
+    words = "metrics that points are judged by: val/loss, max:val/groove_similarity, val/loss:last (the best so far is usual)"
     add("--objective", nargs="+", metavar="METRIC", help=words)
     add("--halving", nargs="?", const=3.0, type=float, metavar="FACTOR", help="at each rung one of FACTOR points goes on (3)")
     add("--median", action="store_true", help="at each rung those go on that are not worse than its median")

@@ -48,8 +48,8 @@ class Objective:
     def words(self) -> str:
         """Such as ``lowest val/loss``.
 
-        >>> Objective("val/groove", "max", "last").words()
-        'highest val/groove (last)'
+        >>> Objective("val/groove_similarity", "max", "last").words()
+        'highest val/groove_similarity (last)'
         """
         return f"{'lowest' if self.mode == 'min' else 'highest'} {self.metric}{' (last)' if self.value == 'last' else ''}"
 

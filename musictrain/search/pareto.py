@@ -7,7 +7,6 @@ better; equal points do not dominate one another.
 from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -82,19 +81,6 @@ def crowding(worth: ArrayLike) -> Worth:
         distance[(column == column[order[0]]) | (column == column[order[-1]])] = np.inf
         distance[order[1:-1]] += (column[order[2:]] - column[order[:-2]]) / span
     return distance
-
-
-def ranked(worth: ArrayLike, keys: Sequence[Any]) -> list[int]:
-    """The places of all points, best first: by front; on one front of several objectives those with more room around them first.
-
-    Equals stand in the order of ``keys``, so that the ranking does not hang on the order in which the points came.
-
-    Args:
-        worth: (points, objectives), finite.
-        keys: of each point, to be compared.
-    """
-    front, room = fronts_and_room(worth)
-    return sorted(range(len(keys)), key=lambda place: (front[place], -room[place], keys[place]))
 
 
 def fronts_and_room(worth: ArrayLike) -> tuple[list[int], list[float]]:

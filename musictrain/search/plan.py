@@ -220,8 +220,9 @@ def _ranked(scored: Sequence[tuple[Entry, tuple[float, ...]]]) -> tuple[list[Ent
     if not scored:
         return [], []
     front, room = fronts_and_room([values for _, values in scored])
-    # Equals stand by what they say, not by when they came, so that points added later change nothing among those before.
-    order = sorted(range(len(scored)), key=lambda place: (front[place], -room[place], scored[place][0].point.text))
+    # Of the ends of a front the one that is best by the first objective stands first. Equals stand by what they say, not by when they came,
+    # so that points added later change nothing among those before.
+    order = sorted(range(len(scored)), key=lambda place: (front[place], -room[place], scored[place][1], scored[place][0].point.text))
     return [scored[place][0] for place in order], ties([(front[place], room[place]) for place in order])
 
 

@@ -217,8 +217,8 @@ def objectives_of(told: Any) -> tuple[Objective, ...]:
 def objective_of(told: Any) -> Objective:
     """One objective: a mapping, or ``[min:|max:]METRIC[:best|:last]``.
 
-    >>> objective_of("max:val/groove:last")
-    Objective(metric='val/groove', mode='max', value='last')
+    >>> objective_of("max:val/groove_similarity:last")
+    Objective(metric='val/groove_similarity', mode='max', value='last')
 
     Raises:
         SearchError: for a mode or a value that is not known.
@@ -233,7 +233,7 @@ def objective_of(told: Any) -> Objective:
     check_keys(told, OF_OBJECTIVE, "An objective")
     metric = told.get("metric")
     if not isinstance(metric, str) or not re.fullmatch(r"[^\s:]+", metric):
-        raise SearchError(f"An objective is a metric such as val/loss, or max:val/groove, got {metric!r}.")
+        raise SearchError(f"An objective is a metric such as val/loss, or max:val/groove_similarity, got {metric!r}.")
     mode, value = told.get("mode", "min"), told.get("value", "best")
     return Objective(metric, _one_of(mode, MODES, f"The mode of {metric}"), _one_of(value, VALUES, f"The value of {metric}"))
 

@@ -79,13 +79,13 @@ def test_failures_stand_last_with_their_reasons() -> None:
     assert (none.best, none.finished) == (None, True)
 
 
-def test_the_front_is_of_those_at_the_furthest_rung() -> None:
+def test_the_front_is_of_those_at_the_furthest_rung_and_its_best_goes_by_the_first_objective() -> None:
     planned, definition = trials(4), definition_of("none", (10,), objectives=TWO)
-    losses, grooves = [0.1, 0.2, 0.3, 0.4], [0.1, 0.5, 0.4, 0.9]
+    losses, grooves = [0.4, 0.3, 0.2, 0.1], [0.9, 0.4, 0.5, 0.1]
     ledger = Ledger(record(each, 10, losses[each.point.values["a"]], groove=grooves[each.point.values["a"]]) for each in planned)
     rows = results_of(definition, planned, ledger).rows
-    assert {row.point.values["a"]: row.pareto for row in rows} == {0: True, 1: True, 2: False, 3: True}
-    assert rows[-1].point.values["a"] == 2
+    assert {row.point.values["a"]: row.pareto for row in rows} == {0: True, 1: False, 2: True, 3: True}
+    assert [row.point.values["a"] for row in rows] == [3, 0, 2, 1]
 
 
 def test_a_cost_is_said_before_anything_is_trained() -> None:
