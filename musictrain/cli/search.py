@@ -8,7 +8,8 @@ import json
 import shutil
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +123,15 @@ def train(loaded: Loaded, options: argparse.Namespace) -> int:
         write_definition(loaded)
     except OSError as error:
         raise CommandError(f"{loaded.folder.definition} cannot be written: {error.strerror or error}") from error
-    trials = Trials(
-        loaded.definition,
-        loaded.folder,
-        loaded.planned,
-        lambda job: loaded.words(job.identity, job.point, job.seed),
-        loaded.last_step,
-    )
-    workers = cluster_workers(options.cluster) if options.cluster else local_workers(loaded.definition.slots)
-    return Driver(trials, workers, Told(trials)).run(retry_failed=options.retry_failed)
+    with cluster_workers(options.cluster) if options.cluster else nullcontext(local_workers(loaded.definition.slots)) as work:
+        trials = Trials(
+            replace(loaded.definition, slots=work.slots),  # as many as the cluster has, for all that is reckoned with them
+            loaded.folder,
+            loaded.planned,
+            lambda job: loaded.words(job.identity, job.point, job.seed),
+            loaded.last_step,
+        )
+        return Driver(trials, work, Told(trials)).run(retry_failed=options.retry_failed)
 
 
 # What only fit can tell.

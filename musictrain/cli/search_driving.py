@@ -16,7 +16,7 @@ import socket
 import time
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -121,13 +121,13 @@ class Driver:
 
     Args:
         trials: what there is.
-        workers: who does the jobs.
+        work: does the jobs.
         teller: who shows it.
     """
 
-    def __init__(self, trials: Trials, workers: AbstractContextManager[Work], teller: Teller) -> None:
+    def __init__(self, trials: Trials, work: Work, teller: Teller) -> None:
         self.trials, self.folder = trials, trials.folder
-        self._workers, self._teller = workers, teller
+        self._work, self._teller = work, teller
         self.ledger = read_ledger(self.folder.trials)
         self._writer = LedgerWriter(self.folder.trials)
         self._events = Records(self.folder.events)
@@ -147,11 +147,11 @@ class Driver:
         """
         best: Any = None
         try:
-            with self._asked.listening(), self._workers as work:
+            with self._asked.listening():
                 self._prepare(retry_failed)
                 idle = 0
                 while isinstance(now := self._next(), Round) and not self._asked.number:
-                    idle = 0 if self._do(now, work) else idle + 1
+                    idle = 0 if self._do(now) else idle + 1
                     if idle == MOST_IDLE_ROUNDS:
                         raise CommandError(f"All trials are asked to end from outside, {idle} times. {GO_ON}")
                 if isinstance(now, Finished):
@@ -181,14 +181,14 @@ class Driver:
 
     # One round.
 
-    def _do(self, now: Round, work: Work) -> int:
+    def _do(self, now: Round) -> int:
         """Gives back how many of the jobs were not interrupted."""
         self._tell("round", rung=now.rung, step=now.step, jobs=len(now.jobs))
         new = [job for job in now.jobs if self.ledger.trial(job.identity) is None]
         self._write(*(Record(job.identity, dict(job.point.values), job.seed, job.run, time=round(time.time(), 3)) for job in new))
         self._teller.begin(self.ledger, now)
         done = 0
-        for outcome in as_they_come(work, [self._task(job) for job in now.jobs]):
+        for outcome in as_they_come(self._work, [self._task(job) for job in now.jobs]):
             if outcome is not None:
                 self._take(outcome)
                 done += outcome.record.state != BEGUN

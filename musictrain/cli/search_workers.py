@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,28 @@ from musictrain.search.trial_job import LOOK_SECONDS, Outcome, Task, train
 CONNECT_SECONDS = 30
 WORKERS_SECONDS = 60
 
-Work = Callable[[Sequence[Task]], Iterable[Outcome]]
-"""Does jobs, and gives back what came of each as it comes."""
+
+@dataclass(frozen=True)
+class Work:
+    """Does jobs, and gives back what came of each as it comes.
+
+    Args:
+        do: all jobs of a round.
+        slots: how many at the same time.
+    """
+
+    do: Callable[[Sequence[Task]], Iterable[Outcome]]
+    slots: int
 
 
-@contextmanager
-def local_workers(slots: int, do: Callable[[Task], Outcome] = train) -> Iterator[Work]:
+def local_workers(slots: int, do: Callable[[Task], Outcome] = train) -> Work:
     """So many jobs at a time on this machine.
 
     Args:
         slots: how many.
         do: does one.
     """
-    yield lambda tasks: _in_parallel(tasks, do, slots, {"backend": "threading"})
+    return Work(lambda tasks: _in_parallel(tasks, do, slots, {"backend": "threading"}), slots)
 
 
 @contextmanager
@@ -60,7 +70,7 @@ def cluster_workers(address: str, do: Callable[[Task], Outcome] = train) -> Iter
         ) from error
     try:
         check_workers(client, address)
-        yield lambda tasks: _on_cluster(tasks, do, client, address)
+        yield Work(lambda tasks: _on_cluster(tasks, do, client, address), sum(client.nthreads().values()))
     finally:
         client.close(timeout=CONNECT_SECONDS)
 
@@ -152,7 +162,7 @@ def as_they_come(work: Work, tasks: Sequence[Task], look_seconds: float = LOOK_S
 
 def _feed(work: Work, tasks: Sequence[Task], told: queue.SimpleQueue[tuple[str, Any]]) -> None:
     try:
-        for outcome in work(tasks):
+        for outcome in work.do(tasks):
             told.put(("outcome", outcome))
         told.put(("end", None))
     except BaseException as error:

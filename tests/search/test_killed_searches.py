@@ -38,12 +38,14 @@ def words_of(folder: Path, points: int) -> list[str]:
     return ["--config", str(file), *space, *judged, "--name", NAME, "--slots", "2"]
 
 
-def drawn_kills(runs: list[str], seed: int) -> list[list[Any]]:
-    """A place of each kind of victim, in different trials, and one before the first step of another."""
+def drawn_kills(trials: dict[str, Any], seed: int) -> list[list[Any]]:
+    """A place of each kind of victim, in different trials, one before the first step of another, and two on the way to the last rung."""
     chance = random.Random(seed)
-    chosen = chance.sample(sorted(runs), len(VICTIMS) + 1)
+    chosen = chance.sample(sorted(run for _, run, _ in trials.values()), len(VICTIMS) + 1)
     places = [[run, chance.randrange(1, RUNGS[0] + 1), victim] for run, victim in zip(chosen, VICTIMS, strict=False)]
-    return [*places, [chosen[-1], BEFORE, "trial"]]
+    last = chance.sample(sorted(run for state, run, _ in trials.values() if state == FINISHED), 2)
+    late = [[run, chance.randrange(RUNGS[1] + 1, RUNGS[2] + 1), victim] for run, victim in zip(last, ("trial", "both"), strict=True)]
+    return [*places, [chosen[-1], BEFORE, "trial"], *late]
 
 
 def told(runs: Path) -> dict[str, Any]:
@@ -67,7 +69,7 @@ def test_a_storm_ends_with_the_trials_and_values_of_an_undisturbed_search(tmp_pa
         status = drive([*words, "--runs", str(tmp_path / "whole")], tmp_path / "whole.log")
         assert status == 0, (tmp_path / "whole.log").read_text()[-3000:]
         whole = told(tmp_path / "whole")
-        places = drawn_kills([run for _, run, _ in whole.values()], seed=points)
+        places = drawn_kills(whole, seed=points)
         kills.write_text(json.dumps(places))
         statuses = storm(drive, words, tmp_path / "killed", kills)
     said = (tmp_path / "killed.log").read_text()

@@ -48,12 +48,13 @@ def cluster_here(threads: int) -> Iterator[str]:
 
 def test_a_cluster_comes_to_what_one_machine_comes_to(tmp_path: Path) -> None:
     definition = search_of((5.0, 1.0, 4.0, 2.0, 3.0), (3, 6, LAST), "halving", seeds=(0, 1))
-    with cluster_here(threads=2) as address:
-        for place, workers in (("one", local_workers(2, train_at_once)), ("many", cluster_workers(address, train_at_once))):
+    with cluster_here(threads=2) as address, cluster_workers(address, train_at_once) as many:
+        assert many.slots == 2
+        for place, work in (("one", local_workers(2, train_at_once)), ("many", many)):
             folder = SearchFolder(tmp_path / place / "runs" / "small")
             folder.path.mkdir(parents=True)
             trials = Trials(definition, folder, planned_of(definition), lambda job: [f"x={json.dumps(job.point.values['x'])}"], LAST)
-            assert Driver(trials, workers, Quiet()).run() == 0
+            assert Driver(trials, work, Quiet()).run() == 0
     assert told(tmp_path / "many") == told(tmp_path / "one")
     assert len(told(tmp_path / "one")) == 10
 

@@ -6,7 +6,6 @@ import json
 import os
 import signal
 from collections.abc import Sequence
-from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -61,8 +60,7 @@ def driver_of(tmp_path: Path, definition: Definition, fits: FakeTrials, teller: 
     folder = SearchFolder(tmp_path / "runs" / definition.name)
     folder.path.mkdir(parents=True, exist_ok=True)
     trials = Trials(definition, folder, planned_of(definition), lambda job: [f"x={json.dumps(job.point.values['x'])}"], LAST)
-    workers: AbstractContextManager[Work] = local_workers(definition.slots, partial(train, start=fits))
-    return Driver(trials, workers, teller or Quiet())
+    return Driver(trials, local_workers(definition.slots, partial(train, start=fits)), teller or Quiet())
 
 
 def told(tmp_path: Path) -> dict[str, tuple[str, int, dict[int, dict[str, float]]]]:
@@ -277,7 +275,7 @@ def test_what_the_workers_raise_is_raised(tmp_path: Path) -> None:
         raise RuntimeError("the cluster is lost")
 
     with pytest.raises(RuntimeError, match="the cluster is lost"):
-        list(as_they_come(broken, [], 0.01))
+        list(as_they_come(Work(broken, 1), [], 0.01))
 
 
 def test_a_cluster_that_is_not_there_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
