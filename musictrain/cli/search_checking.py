@@ -19,14 +19,13 @@ from musictrain.cli.console import quiet_terminal
 from musictrain.cli.exits import FINISHED, UsageError
 from musictrain.cli.parse_errors import innermost
 from musictrain.cli.search_loading import Loaded, completed, values_under
-from musictrain.cli.search_options import parser
+from musictrain.cli.search_options import misspelled
 from musictrain.search.asking import Asking, Refused, value_of
 from musictrain.search.definition import SearchError
 from musictrain.search.plan import Planned
 from musictrain.search.resolving import Base, add_known, read_known, records_of_identities
 from musictrain.search.space import points_of, space_fingerprint
 from musictrain.search.yaml_text import write_yaml
-from musictrain.suggestions import did_you_mean
 
 log = logging.getLogger(__name__)
 
@@ -136,7 +135,7 @@ class Reader:
         try:
             self._cli = Parsed("fit", self._words)
         except UsageError as error:
-            raise UsageError(f"{error}{_own(base.overrides)}") from error
+            raise UsageError(f"{error}{misspelled(base.overrides)}") from error
         self.base: dict[str, Any] = yaml.safe_load(self._cli.resolved_config())
         self.seed_follows = not given(("data", "init_args", "seed"), self._words)
 
@@ -156,15 +155,6 @@ class Reader:
         except (UsageError, ValueError) as error:
             raise Refused(innermost(str(error))) from error
         return found
-
-
-def _own(words: Iterable[str]) -> str:
-    """A word on an option of ours that was misspelled, and so was given to ``fit``."""
-    ours = list(parser()._option_string_actions)
-    for word in words:
-        if word.startswith("--") and "." not in word and (hint := did_you_mean(word.partition("=")[0], ours)):
-            return f" Or, for {word}: {hint[:1].lower()}{hint[1:]} See `musictrain search --help`."
-    return ""
 
 
 class Networks:

@@ -15,6 +15,7 @@ from typing import Any
 from musictrain.cli.exits import UsageError
 from musictrain.cli.recipes import find_config
 from musictrain.cli.search_budget import check_budget
+from musictrain.cli.search_options import misspelled
 from musictrain.cli.search_typed import told_of
 from musictrain.runs import RunFolder
 from musictrain.runs.atomic import atomic_write
@@ -111,7 +112,7 @@ def as_typed(options: argparse.Namespace) -> Loaded:
         check_size(definition)
         return Loaded(definition, definition, folder, base_of(definition), own_seed="seeds" not in told)
     except SearchError as error:
-        raise UsageError(str(error)) from error
+        raise UsageError(f"{error}{misspelled(options.overrides)}") from error
 
 
 def completed(loaded: Loaded, known: Known) -> Loaded:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from musictrain.cli.exits import UsageError
 from musictrain.cli.options import CommandParser, positive
 from musictrain.search.definition import MOST_TRIALS
+from musictrain.suggestions import did_you_mean
 
 EPILOG = """\
 Whatever else is given, such as --trainer.max_steps 600, goes to fit for every trial. Each trial is a run of its own beside the search.
@@ -95,3 +97,12 @@ def _add_looking(parser: CommandParser) -> None:
     add("--check", action="store_true", help="ask fit whether it can read the configuration of every point; train nothing")
     add("--show", metavar="NAME", help="the table of a search, as far as it has come; train nothing")
     add("--json", action="store_true", help="with --show, --dry-run or alone: for programs; train nothing")
+
+
+def misspelled(words: Iterable[str]) -> str:
+    """A word on an option of ours that was misspelled, and so was given to ``fit``."""
+    ours = list(parser()._option_string_actions)
+    for word in words:
+        if word.startswith("--") and "." not in word and (hint := did_you_mean(word.partition("=")[0], ours)):
+            return f" Or, for {word}: {hint[:1].lower()}{hint[1:]} See `musictrain search --help`."
+    return ""

@@ -89,6 +89,7 @@ def test_another_search_of_the_same_name_is_refused(begun: Loaded, configuration
     [
         (("--grid", "learning_rat=1,2"), "There is no key 'learning_rat' in the configuration"),
         (("--grid", "optimizer.lr=fast,slow"), "No point of the space can be trained.*lr"),
+        (("--gird", "optimizer.lr=0.1"), "The space is empty.*--gird: did you mean '--grid'"),
         (("--grid", "optimizer.lr=0.1", "--halvin"), "Unknown option 'halvin'.*--halvin: did you mean '--halving'"),
         (("--grid", "optimizer.lr=0.1", "--trainer.max_steps", "-1"), "A search needs trainer.max_steps"),
         (
