@@ -190,16 +190,6 @@ def told_before(folder: SearchFolder) -> dict[str, Any] | None:
     return told
 
 
-def read_search(folder: SearchFolder) -> Definition | None:
-    """The definition of a search that has begun, None if there is none.
-
-    Raises:
-        SearchError: if it cannot be read.
-    """
-    told = told_before(folder)
-    return None if told is None else read_definition({key: value for key, value in told.items() if key != BASE}, folder.name)
-
-
 def write_base(loaded: Loaded) -> None:
     """Copy the layers, so that nobody changes them under way. Before ``fit`` is asked.
 

@@ -7,24 +7,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from musictrain.cli.exits import UsageError
-from musictrain.search.definition import Definition, SearchError
-from musictrain.search.reading import checked_name, read_definition, with_space
+from musictrain.search.definition import SearchError
+from musictrain.search.reading import checked_name, with_space
 from musictrain.search.yaml_text import read_yaml
 
 SPACE_OPTIONS = "--grid KEY=a,b, --random 20 'KEY=loguniform(1e-4, 1e-2)' or --space FILE"
-
-
-def definition_of(options: argparse.Namespace) -> Definition:
-    """The search that a command line says, keys as they were typed.
-
-    Raises:
-        UsageError: for anything that cannot be meant.
-    """
-    try:
-        return read_definition(told_of(options))
-    except SearchError as error:
-        raise UsageError(str(error)) from error
 
 
 def told_of(options: argparse.Namespace) -> dict[str, Any]:

@@ -7,7 +7,7 @@ that were given up early tell of the settings too, and nothing measured early is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -200,8 +200,3 @@ def _about(definition: Definition, found: Importances, step: int) -> str:
         f"By {definition.objectives[0].words()} after {step:,} steps{left}. A bar is how far that R2 falls when a setting's values are "
         "shuffled among the points, in the ranges that were searched."
     )
-
-
-def leaders(results: Results, most: int) -> Sequence[Row]:
-    """The best points that have a place."""
-    return [row for row in results.rows if row.place is not None][:most]

@@ -12,8 +12,9 @@ import yaml
 from musictrain.cli import search_loading
 from musictrain.cli.exits import UsageError
 from musictrain.cli.search_checking import asked
-from musictrain.cli.search_loading import Loaded, load, read_search, write_base, write_definition
+from musictrain.cli.search_loading import Loaded, load, write_base, write_definition
 from musictrain.cli.search_options import parser
+from musictrain.cli.search_showing import look_at
 from musictrain.runs import list_runs
 from musictrain.search.identity import identity_of
 from tests.cli.tiny import tiny_config, type_command, write_config, write_corpus
@@ -49,7 +50,7 @@ def test_what_fit_said_is_known_without_asking_again(begun: Loaded, configuratio
     assert again == begun
     assert [len(again.planned), len({each.identity for each in again.planned if each.identity})] == [8, 4]
     assert {each.error for each in again.planned if each.point.values["model.init_args.network.init_args.num_heads"] == 3} != {""}
-    assert read_search(again.folder) == again.definition
+    assert look_at(again.folder).definition == again.definition
 
 
 def test_without_seeds_the_configurations_own_is_meant(begun: Loaded, configuration: Path) -> None:
