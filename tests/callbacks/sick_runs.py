@@ -177,6 +177,10 @@ def steps_of(alerts: Sequence[dict[str, Any]], kind: str) -> list[int]:
     return [alert["step"] for alert in alerts if alert["kind"] == kind]
 
 
+MACHINE = {name: {"action": "off"} for name in ("throughput", "data_wait", "memory", "slow_rank")}
+"""What a loaded machine may be wrong with while a test runs."""
+
+
 class Quiet(AnomalyAlerts):
     """With every detector off but those that are named: what a test is about."""
 

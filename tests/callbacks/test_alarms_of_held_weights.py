@@ -13,7 +13,7 @@ from musictrain.callbacks import AnomalyAlerts, GradualUnfreezing
 from musictrain.models import Decoder
 from musictrain.module import MusicModule
 from musictrain.optim import AdamW, Constant
-from tests.callbacks.sick_runs import VOCAB, Quiet, fit, heard, token_batches
+from tests.callbacks.sick_runs import MACHINE, VOCAB, Quiet, fit, heard, token_batches
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning:lightning")
 
@@ -35,7 +35,7 @@ def test_nobody_is_alarmed_by_what_is_meant_to_stay_as_it_is(never: bool, order:
     network, module = fine_tuned(0.01, frozen=["blocks.0"] if never else [])
     unfreezing = GradualUnfreezing({} if never else {"blocks.0": 24, "embedding": 24})
     with heard() as told:
-        fit(module, token_batches(40), *[AnomalyAlerts(every_n_steps=2), unfreezing][::order])
+        fit(module, token_batches(40), *[AnomalyAlerts(**MACHINE, every_n_steps=2), unfreezing][::order])
     assert told == []
     assert bool(network.blocks[0].feed_forward.down.weight.any()) is not never
 

@@ -13,6 +13,7 @@ from lightning.pytorch.plugins import MixedPrecision
 from musictrain.callbacks import AnomalyAlerts
 from musictrain.health import GradientSpike, LossSpike, NonFinite
 from tests.callbacks.sick_runs import (
+    MACHINE,
     AtStep,
     PlainModule,
     Quiet,
@@ -28,8 +29,6 @@ from tests.callbacks.sick_runs import (
 )
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-MACHINE = {name: {"action": "off"} for name in ("throughput", "data_wait", "memory", "slow_rank")}
-"""What a loaded machine may be wrong with while a test runs."""
 
 
 class KeepWeights(Callback):

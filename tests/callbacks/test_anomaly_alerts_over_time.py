@@ -23,6 +23,7 @@ from musictrain.runs import RunFolder
 from musictrain.runs.records import read_records
 from musictrain.runs.rows import read_rows
 from tests.callbacks.sick_runs import (
+    MACHINE,
     QUIET,
     AtStep,
     Learner,
@@ -39,7 +40,6 @@ from tests.callbacks.sick_runs import (
 from tests.tiny_runs import Resumable
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
-MACHINE = {name: {"action": "off"} for name in ("throughput", "data_wait", "memory", "slow_rank")}
 nan_at = functools.partial(AtStep, harm=set_gradient("network.first.weight", math.nan), when="on_after_backward")
 
 
