@@ -6,10 +6,10 @@ Both search the same space on Bach's chorales, side by side and for several seed
 - ``random``: 14 other points of the same space, each for 270 steps: 3,780 steps.
 
 What is told of each is the lowest validation loss that its search has found after 270 steps, and, since the winner of many draws was lucky
-with its seed too, what its ``best.yaml`` comes to with two other seeds, which no search has seen. Differences are halving minus random: by
+with its seed too, what its ``best.yaml`` comes to with four other seeds, which no search has seen. Differences are halving minus random: by
 seed of the draws, mean and Student's 95 % interval. Negative: halving found the better one.
 
-    python -m benchmarks.search [--seeds 3] [--slots 2] [--keep FOLDER]
+    python -m benchmarks.search [--seeds 6] [--slots 2] [--keep FOLDER]
 
 Everything is a ``musictrain search``: one that is interrupted goes on where it was if its runs are kept (``--keep``).
 """
@@ -35,7 +35,7 @@ from musictrain.runs import RunFolder, read_rows
 
 STEPS, RUNGS, EVERY = 270, (30, 90, 270), 30
 POINTS = {"halving": 27, "random": 14}
-FRESH_SEEDS = (1_001, 1_002)
+FRESH_SEEDS = (1_001, 1_002, 1_003, 1_004)
 LONGEST_SECONDS = 5_400
 SPACE = {
     "model.init_args.optimizer.init_args.lr": "loguniform(1e-4, 5e-2)",
@@ -172,7 +172,7 @@ def measure(seeds: int, slots: int, folder: Path) -> None:
 def main() -> None:
     """Measure and write ``results/search.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=3, help="how many pairs of searches")
+    parser.add_argument("--seeds", type=int, default=6, help="how many pairs of searches")
     parser.add_argument("--slots", type=int, default=2, help="trials at the same time")
     parser.add_argument("--keep", type=Path, default=None, help="where the runs are kept, a temporary folder if left out")
     options = parser.parse_args()
