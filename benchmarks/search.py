@@ -9,7 +9,7 @@ What is told of each is the lowest validation loss that its search has found aft
 with its seed too, what its ``best.yaml`` comes to with four other seeds, which no search has seen. Differences are halving minus random: by
 seed of the draws, mean and Student's 95 % interval. Negative: halving found the better one.
 
-    python -m benchmarks.search [--seeds 6] [--slots 2] [--keep FOLDER]
+    python -m benchmarks.search [--seeds 5] [--slots 2] [--keep FOLDER]
 
 Everything is a ``musictrain search``: one that is interrupted goes on where it was if its runs are kept (``--keep``).
 """
@@ -172,7 +172,7 @@ def measure(seeds: int, slots: int, folder: Path) -> None:
 def main() -> None:
     """Measure and write ``results/search.json``."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seeds", type=int, default=6, help="how many pairs of searches")
+    parser.add_argument("--seeds", type=int, default=5, help="how many pairs of searches")
     parser.add_argument("--slots", type=int, default=2, help="trials at the same time")
     parser.add_argument("--keep", type=Path, default=None, help="where the runs are kept, a temporary folder if left out")
     options = parser.parse_args()
